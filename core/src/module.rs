@@ -1,0 +1,228 @@
+//! The part of the module contract that native code shares with people and
+//! configs: typed parameters and arguments, kinds of keys, refusals. The same
+//! shapes as in `wit/federation-module.wit`.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use serde::{Deserialize, Serialize};
+
+use crate::{Amount, ParseIdError, decode_hex};
+
+/// Why a module refused something.
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    thiserror::Error,
+    utoipa::ToSchema,
+)]
+#[error("{message} ({code})")]
+pub struct Refusal {
+    /// Stable, kebab-case, at most 64 bytes.
+    pub code: String,
+    /// For people, at most 1024 bytes.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal of this code and message.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What a parameter holds.
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "kebab-case", tag = "type", content = "choices")]
+pub enum ParameterKind {
+    /// UTF-8 text.
+    Text,
+    /// An unsigned 64-bit number.
+    Number,
+    /// True or false.
+    Flag,
+    /// Bytes, written in hexadecimal.
+    Bytes,
+    /// Entered with its unit, see [`Amount`].
+    Amount,
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// Several texts; on a command line the rest of the words given.
+    Texts,
+}
+
+/// One parameter. Required ones are positional in the CLI, in this order; the
+/// others are options.
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+pub struct Parameter {
+    /// Kebab-case.
+    pub name: String,
+    /// One sentence.
+    pub summary: String,
+    /// What it holds.
+    pub kind: ParameterKind,
+    /// Whether it must be given.
+    pub required: bool,
+}
+
+/// An argument's value. `choice` is a text.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Value {
+    /// UTF-8 text, or the chosen one of the choices.
+    Text(String),
+    /// An unsigned number.
+    Number(u64),
+    /// True or false.
+    Flag(bool),
+    /// Bytes; in JSON hexadecimal.
+    Bytes(#[serde(with = "hex::serde")] Vec<u8>),
+    /// Millisatoshi.
+    Amount(Amount),
+    /// Several texts.
+    Texts(Vec<String>),
+}
+
+/// A named value.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+pub struct Argument {
+    /// The parameter's name.
+    pub name: String,
+    /// Of the parameter's kind.
+    pub value: Value,
+}
+
+/// The kinds of keys that the ceremony makes.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyKind {
+    /// A threshold key on BLS12-381 for blind signatures; group key 96 bytes, G2.
+    BlindSignature,
+    /// A threshold key on BLS12-381 for decryption; group key 48 bytes, G1.
+    Decryption,
+    /// A secp256k1 key of each guardian, 33 bytes each.
+    Multisig,
+}
+
+impl ParameterKind {
+    /// The value that `text` stands for, as a person enters it.
+    ///
+    /// # Errors
+    /// Says what was given and what is expected.
+    pub fn parse(&self, text: &str) -> Result<Value, String> {
+        let quoted: String = text.chars().take(80).collect();
+        match self {
+            Self::Text => Ok(Value::Text(text.to_owned())),
+            Self::Number => text.parse().map(Value::Number).map_err(|_| {
+                format!("{quoted:?} is no number: digits alone are expected, for example 12")
+            }),
+            Self::Flag => match text {
+                "true" | "yes" | "1" => Ok(Value::Flag(true)),
+                "false" | "no" | "0" => Ok(Value::Flag(false)),
+                _ => Err(format!("{quoted:?} is neither true nor false")),
+            },
+            Self::Bytes => decode_hex(text)
+                .map(Value::Bytes)
+                .map_err(|e: ParseIdError| e.to_string()),
+            Self::Amount => text
+                .parse()
+                .map(Value::Amount)
+                .map_err(|e: crate::ParseAmountError| e.to_string()),
+            Self::Choice(choices) if choices.iter().any(|choice| choice == text) => {
+                Ok(Value::Text(text.to_owned()))
+            }
+            Self::Choice(choices) => Err(format!("{quoted:?} is none of: {}", choices.join(", "))),
+            Self::Texts => Ok(Value::Texts(vec![text.to_owned()])),
+        }
+    }
+
+    /// Whether `value` is of this kind.
+    pub fn accepts(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Text, Value::Text(_))
+            | (Self::Number, Value::Number(_))
+            | (Self::Flag, Value::Flag(_))
+            | (Self::Bytes, Value::Bytes(_))
+            | (Self::Amount, Value::Amount(_))
+            | (Self::Texts, Value::Texts(_)) => true,
+            (Self::Choice(choices), Value::Text(text)) => choices.contains(text),
+            _ => false,
+        }
+    }
+}
+
+/// Checks arguments against the parameters declared: each known, of its kind,
+/// given once, and the required ones given.
+///
+/// # Errors
+/// `bad-argument`, naming the first that is wrong and what is expected.
+pub fn check_arguments(parameters: &[Parameter], arguments: &[Argument]) -> Result<(), Refusal> {
+    let bad = |message: String| Err(Refusal::new("bad-argument", message));
+    for (index, argument) in arguments.iter().enumerate() {
+        let name = &argument.name;
+        let Some(parameter) = parameters.iter().find(|p| &p.name == name) else {
+            let known: Vec<_> = parameters.iter().map(|p| p.name.as_str()).collect();
+            return bad(format!(
+                "there is no parameter {name:?}; known are: {}",
+                known.join(", ")
+            ));
+        };
+        if !parameter.kind.accepts(&argument.value) {
+            return bad(format!("{name:?} is not of the kind {:?}", parameter.kind));
+        }
+        if arguments[..index].iter().any(|a| &a.name == name) {
+            return bad(format!("{name:?} is given more than once"));
+        }
+    }
+    match parameters
+        .iter()
+        .find(|p| p.required && !arguments.iter().any(|a| a.name == p.name))
+    {
+        Some(missing) => bad(format!(
+            "{:?} is missing: {}",
+            missing.name, missing.summary
+        )),
+        None => Ok(()),
+    }
+}
