@@ -77,7 +77,7 @@ macro_rules! bytes_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
+                let text = <String as Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(D::Error::custom)
             }
         }
@@ -230,7 +230,7 @@ impl Serialize for OutPoint {
 
 impl<'de> Deserialize<'de> for OutPoint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
+        <String as Deserialize>::deserialize(deserializer)?
             .parse()
             .map_err(D::Error::custom)
     }
