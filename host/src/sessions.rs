@@ -1,0 +1,416 @@
+//! What guardians tell each other of whole sessions: where they stand, their
+//! signatures over headers, and the outcomes of sessions that somebody missed.
+//!
+//! What a session's epochs hold is decided in `ordering` and applied in
+//! `pipeline`. Here n − f signatures make a header final, and a guardian that
+//! was away when a session ended takes it, epoch by epoch, from a peer that
+//! holds the signed header. Nothing taken is applied before the whole run of
+//! epochs hashes to the header's items root.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use modmint_core::{
+    FederationId, Hash32, PeerId,
+    config::{FederationConfig, HexBytes},
+    consensus::{OrderedUnit, SessionHeader, SignedHeader, next_items_root},
+    tagged_hash,
+};
+use modmint_crypto::secp;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use crate::{
+    ordering::{Epoch, Ordering},
+    p2p::{OutcomePart, P2p, PeerMessage},
+    pipeline::Pipeline,
+};
+
+/// How often a header that still lacks signatures is signed to all again.
+const RESEND: Duration = Duration::from_secs(1);
+
+/// How often guardians say where they stand though nothing has happened.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// The most bytes of epochs in one answer to a peer that fell behind.
+const PART_BYTES: usize = 1 << 20;
+
+/// A session that is being taken from a peer is given up, and asked for again,
+/// when nothing has come for so long.
+const FETCH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a guardian signs (BIP 340) to say that a session ended with this header:
+/// a tagged hash of the federation's id, the session and the header's hash.
+pub fn header_signature_hash(federation: &FederationId, session: u64, header: &Hash32) -> [u8; 32] {
+    tagged_hash(
+        "modmint/session-header/signature",
+        &[&federation.0, &session.to_be_bytes(), &header.0],
+    )
+}
+
+/// Whether at least n − f different guardians have signed this header.
+pub fn verify_signed_header(config: &FederationConfig, id: &FederationId, signed: &SignedHeader) -> bool {
+    let hash = header_signature_hash(id, signed.header.session, &signed.header.hash(id));
+    let mut signers: Vec<PeerId> = signed
+        .signatures
+        .iter()
+        .filter(|(peer, signature)| {
+            config
+                .peers
+                .get(peer.index())
+                .is_some_and(|p| secp::verify_schnorr(&p.consensus_key.0, &hash, &signature.0))
+        })
+        .map(|(peer, _)| *peer)
+        .collect();
+    signers.sort_unstable();
+    signers.dedup();
+    signers.len() >= config.threshold()
+}
+
+/// What the sessions' task is made of.
+pub struct SessionsSetup {
+    /// This guardian.
+    pub me: PeerId,
+    /// The federation.
+    pub config: Arc<FederationConfig>,
+    /// By which headers are signed.
+    pub consensus_secret: Zeroizing<[u8; 32]>,
+    /// Where epochs are applied and headers kept.
+    pub pipeline: Arc<Pipeline>,
+    /// Where sessions are ordered.
+    pub ordering: Arc<Ordering>,
+    /// To the other guardians.
+    pub p2p: Arc<P2p>,
+    /// Where epochs taken from a peer go, the same way as those ordered here.
+    pub epochs: mpsc::UnboundedSender<Epoch>,
+}
+
+/// A session on its way here from a peer.
+struct Fetch {
+    from: PeerId,
+    session: u64,
+    first_epoch: u32,
+    epochs: Vec<Vec<OrderedUnit>>,
+    last_heard: tokio::time::Instant,
+}
+
+struct State {
+    fetch: Option<Fetch>,
+    /// Signatures by session and signer, as they came, for sessions at and
+    /// just ahead of ours.
+    signatures: BTreeMap<u64, HashMap<PeerId, (Hash32, Vec<u8>)>>,
+    problem: Option<String>,
+}
+
+/// The task that speaks of sessions with the other guardians.
+pub struct Sessions {
+    setup: SessionsSetup,
+    id: FederationId,
+    state: Mutex<State>,
+}
+
+impl Sessions {
+    /// Ready to [`Self::run`].
+    pub fn new(setup: SessionsSetup) -> Arc<Self> {
+        Arc::new(Self {
+            id: setup.config.id(),
+            setup,
+            state: Mutex::new(State {
+                fetch: None,
+                signatures: BTreeMap::new(),
+                problem: None,
+            }),
+        })
+    }
+
+    /// What keeps this guardian from following; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        self.state.lock().problem.iter().cloned().collect()
+    }
+
+    /// Listens to the peers until they are gone. Never returns otherwise.
+    pub async fn run(self: Arc<Self>, mut incoming: mpsc::Receiver<(PeerId, PeerMessage)>) {
+        let mut resend = tokio::time::interval(RESEND);
+        resend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = incoming.recv() => match message {
+                    Some((from, message)) => {
+                        let this = Arc::clone(&self);
+                        // Reading and writing the database blocks.
+                        if tokio::task::spawn_blocking(move || this.receive(from, message)).await.is_err() {
+                            tracing::error!("a message about sessions could not be handled");
+                        }
+                    }
+                    None => return,
+                },
+                _ = resend.tick() => {
+                    self.sign_pending();
+                    self.drop_stalled_fetch();
+                }
+                _ = heartbeat.tick() => self.announce(),
+            }
+        }
+    }
+
+    /// A session has ended here: its header is signed to all. Called by the
+    /// consensus thread.
+    pub fn ended(&self, header: &SessionHeader) {
+        tracing::info!(session = header.session, epochs = header.epochs, state_root = %header.state_root, "session ended");
+        self.sign_pending();
+        self.announce();
+    }
+
+    /// Tells all peers where this guardian stands.
+    pub fn announce(&self) {
+        self.setup.p2p.broadcast(&self.position());
+    }
+
+    fn position(&self) -> PeerMessage {
+        let status = self.setup.pipeline.status();
+        PeerMessage::Position {
+            session: status.session,
+            epoch: status.epoch,
+            state_root: status.state_root,
+        }
+    }
+
+    fn sign_pending(&self) {
+        let Some(header) = self.setup.pipeline.pending_header() else {
+            return;
+        };
+        let hash = header.hash(&self.id);
+        let message = header_signature_hash(&self.id, header.session, &hash);
+        let signature = secp::sign_schnorr(&self.setup.consensus_secret, &message).to_vec();
+        self.setup.p2p.broadcast(&PeerMessage::HeaderSignature {
+            session: header.session,
+            hash,
+            signature: signature.clone(),
+        });
+        self.add_signature(self.setup.me, header.session, hash, signature);
+    }
+
+    fn receive(&self, from: PeerId, message: PeerMessage) {
+        match message {
+            PeerMessage::Position { session, epoch, state_root } => {
+                self.peer_stands_at(from, session, epoch, state_root);
+            }
+            PeerMessage::HeaderSignature { session, hash, signature } => {
+                self.peer_signed(from, session, hash, signature);
+            }
+            PeerMessage::RequestOutcome { session, from_epoch } => {
+                self.serve(from, session, from_epoch);
+            }
+            PeerMessage::Outcome(part) => self.take(from, part),
+            PeerMessage::Aleph { .. } | PeerMessage::Wake { .. } | PeerMessage::Ceremony(_) => {
+                tracing::warn!(peer = %from, "a message of another kind reached the sessions' task");
+            }
+        }
+    }
+
+    fn peer_stands_at(&self, from: PeerId, session: u64, epoch: u32, state_root: Hash32) {
+        let (ours, our_epoch) = self.setup.pipeline.position();
+        if session > ours {
+            self.fetch(from);
+        } else if session < ours {
+            self.setup.p2p.send(from, self.position());
+        } else if epoch == our_epoch && state_root != self.setup.pipeline.status().state_root && self.setup.pipeline.position() == (session, epoch) {
+            let problem = format!(
+                "guardian {from} has state root {state_root} at session {session}, epoch {epoch}, where this one has another; \
+                 run `modmintd check` here and there"
+            );
+            tracing::error!("{problem}");
+            self.state.lock().problem = Some(problem);
+        }
+    }
+
+    fn peer_signed(&self, from: PeerId, session: u64, hash: Hash32, signature: Vec<u8>) {
+        let (ours, _) = self.setup.pipeline.position();
+        if let Some(header) = self.setup.pipeline.signed_header(session) {
+            // Somebody still collects what we have: the header with all its
+            // signatures ends it.
+            self.setup.p2p.send(
+                from,
+                PeerMessage::Outcome(OutcomePart {
+                    session,
+                    from_epoch: header.header.epochs,
+                    header,
+                    epochs: Vec::new(),
+                    more: false,
+                }),
+            );
+            return;
+        }
+        // One session may be ending here that has ended there already.
+        if session + 1 < ours || session > ours + 1 {
+            return;
+        }
+        let Some(peer) = self.setup.config.peers.get(from.index()) else {
+            return;
+        };
+        let message = header_signature_hash(&self.id, session, &hash);
+        if !secp::verify_schnorr(&peer.consensus_key.0, &message, &signature) {
+            tracing::warn!(peer = %from, session, "a header's signature that is none");
+            return;
+        }
+        self.add_signature(from, session, hash, signature);
+    }
+
+    fn add_signature(&self, signer: PeerId, session: u64, hash: Hash32, signature: Vec<u8>) {
+        let signed = {
+            let mut state = self.state.lock();
+            let (ours, _) = self.setup.pipeline.position();
+            state.signatures.retain(|s, _| s + 1 >= ours);
+            let of_session = state.signatures.entry(session).or_default();
+            of_session.insert(signer, (hash, signature));
+            let Some(header) = self.setup.pipeline.pending_header().filter(|h| h.session == session) else {
+                return;
+            };
+            let our_hash = header.hash(&self.id);
+            let matching: Vec<_> = of_session
+                .iter()
+                .filter(|(_, (hash, _))| *hash == our_hash)
+                .map(|(peer, (_, signature))| (*peer, HexBytes(signature.clone())))
+                .collect();
+            let others = of_session.len() - matching.len();
+            if others > self.setup.config.max_faulty() {
+                let problem = format!(
+                    "{others} guardians signed another header of session {session} than this one's: its state has diverged; \
+                     restore it from a backup or a peer"
+                );
+                tracing::error!("{problem}");
+                state.problem = Some(problem);
+            }
+            if matching.len() < self.setup.config.threshold() {
+                return;
+            }
+            state.signatures.remove(&session);
+            SignedHeader { header, signatures: matching }
+        };
+        self.finish(signed);
+    }
+
+    fn finish(&self, signed: SignedHeader) {
+        let session = signed.header.session;
+        match self.setup.pipeline.store_signed_header(signed) {
+            Ok(()) => self.setup.ordering.retire(session),
+            Err(error) => tracing::error!(session, %error, "a signed header could not be kept"),
+        }
+    }
+
+    fn serve(&self, to: PeerId, session: u64, from_epoch: u32) {
+        let Some(header) = self.setup.pipeline.signed_header(session) else {
+            self.setup.p2p.send(to, self.position());
+            return;
+        };
+        let epochs = match self.setup.pipeline.session_epochs(session, from_epoch, PART_BYTES) {
+            Ok(epochs) => epochs,
+            Err(error) => {
+                tracing::warn!(peer = %to, session, %error, "a past session's epochs are not there any more");
+                return;
+            }
+        };
+        let next = from_epoch.saturating_add(epochs.len() as u32);
+        let more = next < header.header.epochs && !epochs.is_empty();
+        self.setup.p2p.send(to, PeerMessage::Outcome(OutcomePart { session, header, from_epoch, epochs, more }));
+    }
+
+    fn fetch(&self, from: PeerId) {
+        let (session, epoch) = self.setup.pipeline.position();
+        let mut state = self.state.lock();
+        if state.fetch.is_some() {
+            return;
+        }
+        tracing::info!(peer = %from, session, epoch, "taking the rest of a session that has ended from a peer");
+        state.fetch = Some(Fetch {
+            from,
+            session,
+            first_epoch: epoch,
+            epochs: Vec::new(),
+            last_heard: tokio::time::Instant::now(),
+        });
+        self.setup.p2p.send(from, PeerMessage::RequestOutcome { session, from_epoch: epoch });
+    }
+
+    fn drop_stalled_fetch(&self) {
+        let mut state = self.state.lock();
+        let stalled = state.fetch.as_ref().is_some_and(|f| f.last_heard.elapsed() > FETCH_PATIENCE);
+        if stalled && let Some(fetch) = state.fetch.take() {
+            tracing::warn!(peer = %fetch.from, session = fetch.session, "a peer sends nothing more of a past session; asking all again");
+            drop(state);
+            self.announce();
+        }
+    }
+
+    fn take(&self, from: PeerId, part: OutcomePart) {
+        if part.header.header.session != part.session || !verify_signed_header(&self.setup.config, &self.id, &part.header) {
+            tracing::warn!(peer = %from, session = part.session, "an outcome without a threshold's signatures");
+            return;
+        }
+        let pending = self.setup.pipeline.pending_header();
+        if pending.as_ref().is_some_and(|header| header.session == part.session) {
+            if pending.as_ref() == Some(&part.header.header) {
+                self.finish(part.header);
+            } else {
+                let problem = format!(
+                    "a threshold of guardians signed another header of session {} than this one's: its state has diverged; \
+                     restore it from a backup or a peer",
+                    part.session
+                );
+                tracing::error!("{problem}");
+                self.state.lock().problem = Some(problem);
+            }
+            return;
+        }
+        let mut state = self.state.lock();
+        let Some(fetch) = state.fetch.as_mut().filter(|f| f.from == from && f.session == part.session) else {
+            return;
+        };
+        let expected = fetch.first_epoch + fetch.epochs.len() as u32;
+        if part.from_epoch != expected || fetch.epochs.len() + part.epochs.len() > part.header.header.epochs as usize {
+            return;
+        }
+        fetch.last_heard = tokio::time::Instant::now();
+        fetch.epochs.extend(part.epochs);
+        if part.more {
+            let next = fetch.first_epoch + fetch.epochs.len() as u32;
+            self.setup.p2p.send(from, PeerMessage::RequestOutcome { session: part.session, from_epoch: next });
+            return;
+        }
+        let Some(fetch) = state.fetch.take() else { return };
+        drop(state);
+        self.apply(fetch, part.header);
+    }
+
+    fn apply(&self, fetch: Fetch, signed: SignedHeader) {
+        // The chain starts at zeros with the session's first epoch; what this
+        // guardian has applied already it takes from its own log.
+        let mut root = match self.setup.pipeline.items_root(fetch.session, fetch.first_epoch) {
+            Ok(root) => root,
+            Err(error) => {
+                tracing::error!(session = fetch.session, %error, "the own part of a session cannot be read");
+                return;
+            }
+        };
+        for units in &fetch.epochs {
+            root = next_items_root(&root, units);
+        }
+        let complete = fetch.first_epoch + fetch.epochs.len() as u32 == signed.header.epochs;
+        if !complete || root != signed.header.items_root {
+            tracing::warn!(peer = %fetch.from, session = fetch.session, "epochs that are not those of the signed header");
+            return;
+        }
+        for (index, units) in (fetch.first_epoch..).zip(fetch.epochs) {
+            let epoch = Epoch { session: fetch.session, index, units };
+            if self.setup.epochs.send(epoch).is_err() {
+                return;
+            }
+        }
+    }
+}
