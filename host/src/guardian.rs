@@ -314,7 +314,7 @@ async fn found(setup: &RunSetup, guardian: &GuardianFile, secrets: Secrets) -> a
     let (p2p, receivers) = start_p2p(&secrets.identity, guardian, &plan.peers, me, tag)?;
     let P2pReceivers { ordering: incoming, ceremony: messages, .. } = receivers;
     let payloads = PayloadQueue::new();
-    let (epochs, ordered) = mpsc::unbounded_channel();
+    let (epochs, ordered) = mpsc::channel(64);
     let units = data_dir.units().join(format!("ceremony-{tag}"));
     let ordering = Ordering::start(OrderingSetup {
         me,
@@ -411,7 +411,7 @@ async fn serve(
     })?;
 
     let (p2p, receivers) = start_p2p(&secrets.identity, guardian, &config.peers, me, id)?;
-    let (epochs, ordered) = mpsc::unbounded_channel();
+    let (epochs, ordered) = mpsc::channel(64);
     let ordering = Ordering::start(OrderingSetup {
         me,
         consensus_keys: config.peers.iter().map(|p| p.consensus_key).collect(),
@@ -491,7 +491,7 @@ fn load_instances(data_dir: &DataDir, config: &FederationConfig) -> anyhow::Resu
 /// The thread on which epochs are applied. The receiver gets what stopped it, if
 /// anything does.
 fn start_consensus(
-    mut ordered: mpsc::UnboundedReceiver<Epoch>,
+    mut ordered: mpsc::Receiver<Epoch>,
     pipeline: &Arc<Pipeline>,
     ordering: &Arc<Ordering>,
     sessions: &Arc<Sessions>,

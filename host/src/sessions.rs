@@ -86,7 +86,7 @@ pub struct SessionsSetup {
     /// To the other guardians.
     pub p2p: Arc<P2p>,
     /// Where epochs taken from a peer go, the same way as those ordered here.
-    pub epochs: mpsc::UnboundedSender<Epoch>,
+    pub epochs: mpsc::Sender<Epoch>,
 }
 
 /// A session on its way here from a peer.
@@ -408,7 +408,7 @@ impl Sessions {
         }
         for (index, units) in (fetch.first_epoch..).zip(fetch.epochs) {
             let epoch = Epoch { session: fetch.session, index, units };
-            if self.setup.epochs.send(epoch).is_err() {
+            if self.setup.epochs.blocking_send(epoch).is_err() {
                 return;
             }
         }

@@ -1,1 +1,472 @@
-//! To come with its first commit.
+//! What a guardian keeps on disk.
+//!
+//! One RocksDB with two kinds of column families. `consensus/host` and
+//! `consensus/<instance>` hold what consensus has made, the same on every
+//! guardian, and nothing else: all of it, and only it, is in the state root.
+//! `local` is this guardian's own: the sums behind the root, how far it has got,
+//! ordered units for peers that fell behind, headers.
+//!
+//! Here are bytes under keys: layered overlays ([`Overlay`]), snapshots
+//! ([`Snapshot`]), the state root, and the one atomic write of an epoch. What the
+//! keys mean is the pipeline's business.
+
+mod check;
+mod overlay;
+mod root;
+
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+
+use modmint_core::{Hash32, InstanceId};
+use parking_lot::Mutex;
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, Options,
+    WriteBatch, WriteOptions,
+};
+
+pub use check::{CheckReport, check_database};
+pub use overlay::{Changes, Overlay};
+use root::{BucketSum, RootSums};
+
+/// Why storage could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The disk, or RocksDB.
+    #[error("the database failed: {0}")]
+    RocksDb(#[from] rocksdb::Error),
+    /// What is stored is not what this program writes.
+    #[error("the database holds something that cannot be read: {0}")]
+    Corrupt(String),
+    /// A table that this database was not opened with.
+    #[error("the database has no table {0}")]
+    NoTable(String),
+}
+
+/// One of the tables whose contents are agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// The host's own.
+    Host,
+    /// A module instance's.
+    Instance(InstanceId),
+}
+
+impl Table {
+    const PREFIX: &str = "consensus/";
+
+    fn from_name(name: &str) -> Option<Self> {
+        match name.strip_prefix(Self::PREFIX)? {
+            "host" => Some(Self::Host),
+            number => number.parse().ok().map(|id| Self::Instance(InstanceId(id))),
+        }
+    }
+}
+
+/// The name of the table's column family.
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => write!(f, "{}host", Self::PREFIX),
+            Self::Instance(id) => write!(f, "{}{id}", Self::PREFIX),
+        }
+    }
+}
+
+/// The column family of what is this guardian's own.
+const LOCAL: &str = "local";
+
+/// The sum of a bucket stands in `local` under this and the bucket's number; one
+/// that is missing is all zeros.
+const SUM_PREFIX: &[u8] = b"sum/";
+
+/// WAL files are recycled when they are as large as this together: tables that
+/// are seldom written would otherwise keep all of them.
+const MAX_WAL_BYTES: u64 = 256 << 20;
+
+/// Keys and values.
+pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What can be read: a snapshot, or an overlay on one.
+pub trait Read {
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
+
+    /// Ascending, keys that begin with `prefix` and are greater than `after`, at
+    /// most `limit` of them and at most `max_bytes` of keys and values.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Pairs, StorageError>;
+}
+
+/// Writes to `local`; none deletes.
+#[derive(Debug, Default)]
+pub struct LocalChanges {
+    values: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Half-open ranges that are deleted.
+    deleted_ranges: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl LocalChanges {
+    /// Writes a value.
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+        self.values.insert(key.into(), Some(value));
+    }
+
+    /// Deletes a value.
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.values.insert(key.into(), None);
+    }
+
+    /// Deletes all from `from` on and before `to`.
+    pub fn delete_range(&mut self, from: Vec<u8>, to: Vec<u8>) {
+        self.deleted_ranges.push((from, to));
+    }
+}
+
+/// When a commit is as good as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The process may be killed; a power cut may lose it.
+    Process,
+    /// It is on the disk, and all that was committed before.
+    Disk,
+}
+
+/// Changes and the state root that they lead to, not yet written.
+#[derive(Debug)]
+pub struct Staged {
+    changes: Changes,
+    sums: Vec<(u8, BucketSum)>,
+    root: Hash32,
+}
+
+impl Staged {
+    /// The state root once this is committed.
+    pub fn root(&self) -> Hash32 {
+        self.root
+    }
+
+    /// What is to be written.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+}
+
+/// A guardian's database. Everyone may read; there is one writer to `consensus/*`,
+/// the pipeline.
+pub struct Database {
+    db: Arc<DB>,
+    sums: Mutex<RootSums>,
+}
+
+impl Database {
+    /// Opens the database in the folder `path`, or makes it, with tables for this
+    /// many instances.
+    ///
+    /// # Errors
+    /// If it is in use, damaged, or the disk fails.
+    pub fn open(path: &Path, instances: usize) -> Result<Arc<Self>, StorageError> {
+        let mut names = vec![LOCAL.to_owned(), Table::Host.to_string()];
+        let ids = (0..=u16::MAX).take(instances).map(InstanceId);
+        names.extend(ids.map(|id| Table::Instance(id).to_string()));
+        for name in existing_families(path)? {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let families = names
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+        let db = DB::open_cf_descriptors(&database_options(), path, families)?;
+        Self::with(db).map(Arc::new)
+    }
+
+    /// Opens it to look at, beside a guardian that runs or not.
+    fn open_to_read(path: &Path) -> Result<Self, StorageError> {
+        let names = DB::list_cf(&Options::default(), path)?;
+        Self::with(DB::open_cf_for_read_only(
+            &Options::default(),
+            path,
+            names,
+            false,
+        )?)
+    }
+
+    fn with(db: DB) -> Result<Self, StorageError> {
+        let db = Arc::new(db);
+        let mut sums = RootSums::default();
+        for bucket in 0..=u8::MAX {
+            if let Some(bytes) = db.get_cf(family(&db, LOCAL)?, sum_key(bucket))? {
+                let sum = BucketSum::from_bytes(&bytes)
+                    .ok_or_else(|| StorageError::Corrupt(format!("the sum of bucket {bucket}")))?;
+                sums.set(bucket, sum);
+            }
+        }
+        Ok(Self {
+            db,
+            sums: Mutex::new(sums),
+        })
+    }
+
+    /// All tables as they are now, unchanged by what is committed later.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(Arc::new(SnapshotCell::new(self.db.clone(), |db| {
+            db.snapshot()
+        })))
+    }
+
+    /// The root over all of `consensus/*`.
+    pub fn state_root(&self) -> Hash32 {
+        self.sums.lock().root()
+    }
+
+    /// Works out what `changes` make of the state root. Changes that change
+    /// nothing are left out.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn stage(&self, mut changes: Changes) -> Result<Staged, StorageError> {
+        let sums = self.sums.lock();
+        let mut update = sums.update();
+        for (table, values) in changes.tables_mut() {
+            let family = family(&self.db, &table.to_string())?;
+            let mut unchanged = Vec::new();
+            for (key, new) in values.iter() {
+                let old = self.db.get_pinned_cf(family, key)?;
+                if old.as_deref() == new.as_deref() {
+                    unchanged.push(key.clone());
+                    continue;
+                }
+                if let Some(old) = old {
+                    update.remove(table, key, &old);
+                }
+                if let Some(new) = new {
+                    update.add(table, key, new);
+                }
+            }
+            for key in unchanged {
+                values.remove(&key);
+            }
+        }
+        let (sums, root) = update.finish();
+        Ok(Staged {
+            changes,
+            sums,
+            root,
+        })
+    }
+
+    /// Writes what was staged, and `local` with it, all or nothing.
+    ///
+    /// # Errors
+    /// If the disk fails; nothing is written then.
+    pub fn commit(
+        &self,
+        staged: Staged,
+        local: LocalChanges,
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::default();
+        for (table, values) in staged.changes.tables() {
+            let family = family(&self.db, &table.to_string())?;
+            for (key, value) in values {
+                match value {
+                    Some(value) => batch.put_cf(family, key, value),
+                    None => batch.delete_cf(family, key),
+                }
+            }
+        }
+        let own = family(&self.db, LOCAL)?;
+        for (bucket, sum) in &staged.sums {
+            batch.put_cf(own, sum_key(*bucket), sum.to_bytes());
+        }
+        add_local(&mut batch, own, &local);
+        self.write(batch, durability)?;
+        let mut sums = self.sums.lock();
+        for (bucket, sum) in staged.sums {
+            sums.set(bucket, sum);
+        }
+        Ok(())
+    }
+
+    /// Writes to `local` alone.
+    ///
+    /// # Errors
+    /// If the disk fails; nothing is written then.
+    pub fn commit_local(
+        &self,
+        local: LocalChanges,
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::default();
+        add_local(&mut batch, family(&self.db, LOCAL)?, &local);
+        self.write(batch, durability)
+    }
+
+    /// Puts on the disk all that was committed so far.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
+    /// The value under `key` in `local`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn local(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.db.get_cf(family(&self.db, LOCAL)?, key)?)
+    }
+
+    /// From `local`, ascending, keys that begin with `prefix` and are not less
+    /// than `from`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn scan_local<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        from: &[u8],
+    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StorageError>> + 'a, StorageError>
+    {
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let all = self.db.iterator_cf(family(&self.db, LOCAL)?, mode);
+        Ok(all
+            .map(|entry| entry.map_err(StorageError::from))
+            .take_while(move |entry| {
+                entry
+                    .as_ref()
+                    .map_or(true, |(key, _)| key.starts_with(prefix))
+            }))
+    }
+
+    fn write(&self, batch: WriteBatch, durability: Durability) -> Result<(), StorageError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Disk);
+        Ok(self.db.write_opt(batch, &options)?)
+    }
+}
+
+fn add_local(batch: &mut WriteBatch, own: &ColumnFamily, local: &LocalChanges) {
+    for (from, to) in &local.deleted_ranges {
+        batch.delete_range_cf(own, from, to);
+    }
+    for (key, value) in &local.values {
+        match value {
+            Some(value) => batch.put_cf(own, key, value),
+            None => batch.delete_cf(own, key),
+        }
+    }
+}
+
+fn sum_key(bucket: u8) -> Vec<u8> {
+    [SUM_PREFIX, &[bucket]].concat()
+}
+
+fn family<'a>(db: &'a DB, name: &str) -> Result<&'a ColumnFamily, StorageError> {
+    db.cf_handle(name)
+        .ok_or_else(|| StorageError::NoTable(name.to_owned()))
+}
+
+fn existing_families(path: &Path) -> Result<Vec<String>, StorageError> {
+    if path.join("CURRENT").exists() {
+        Ok(DB::list_cf(&Options::default(), path)?)
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_total_wal_size(MAX_WAL_BYTES);
+    options.set_keep_log_file_num(4);
+    options
+}
+
+fn family_options() -> Options {
+    let mut options = Options::default();
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+type RocksSnapshot<'a> = rocksdb::SnapshotWithThreadMode<'a, DB>;
+
+self_cell::self_cell!(
+    struct SnapshotCell {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: RocksSnapshot,
+    }
+);
+
+/// All tables as they were at one moment, the end of an epoch. Cheap to clone;
+/// RocksDB keeps old values for as long as one lives.
+#[derive(Clone)]
+pub struct Snapshot(Arc<SnapshotCell>);
+
+impl Snapshot {
+    fn iterate(
+        &self,
+        table: Table,
+        from: &[u8],
+        from_excluded: bool,
+    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StorageError>> + '_, StorageError>
+    {
+        let family = family(self.0.borrow_owner(), &table.to_string())?;
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let excluded = from_excluded.then(|| from.to_vec());
+        Ok(self
+            .0
+            .borrow_dependent()
+            .iterator_cf(family, mode)
+            .map(|entry| entry.map_err(StorageError::from))
+            .skip_while(move |entry| match (entry, &excluded) {
+                (Ok((key, _)), Some(excluded)) => key.as_ref() == excluded.as_slice(),
+                _ => false,
+            }))
+    }
+
+    /// Every key and value of the table, ascending.
+    fn all(
+        &self,
+        table: Table,
+    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StorageError>> + '_, StorageError>
+    {
+        self.iterate(table, &[], false)
+    }
+}
+
+impl Read for Snapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let family = family(self.0.borrow_owner(), &table.to_string())?;
+        Ok(self.0.borrow_dependent().get_cf(family, key)?)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Pairs, StorageError> {
+        overlay::scan(self, &[], table, prefix, after, limit, max_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;
