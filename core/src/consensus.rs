@@ -50,8 +50,38 @@ pub struct VotedBlock {
     /// 80 bytes, as in Bitcoin's P2P protocol.
     pub header: [u8; 80],
     /// The outputs whose scripts pass [`script_passes_filter`], in the order of
-    /// the block.
+    /// the block; where there are more than [`Self::MAX_OUTPUTS`], the ones of
+    /// greatest value, of equal ones the first.
     pub outputs: Vec<VotedOutput>,
+}
+
+impl VotedBlock {
+    /// The most outputs that are voted of one block, so that every block fits into
+    /// one item.
+    ///
+    /// Honest blocks hold one or two. Anybody can make scripts that pass the
+    /// filter; who wants to crowd a deposit out has to put this many outputs of
+    /// its value into its block.
+    pub const MAX_OUTPUTS: usize = 300;
+
+    /// What guardians vote of a block: its header and those of its outputs that
+    /// count. `outputs` are all of them, in the order of the block.
+    pub fn select(header: [u8; 80], outputs: impl IntoIterator<Item = VotedOutput>) -> Self {
+        let mut selected: Vec<(usize, VotedOutput)> = outputs
+            .into_iter()
+            .filter(|output| script_passes_filter(&output.script))
+            .enumerate()
+            .collect();
+        if selected.len() > Self::MAX_OUTPUTS {
+            selected.sort_by_key(|(_, output)| std::cmp::Reverse(output.satoshi));
+            selected.truncate(Self::MAX_OUTPUTS);
+            selected.sort_by_key(|(place, _)| *place);
+        }
+        Self {
+            header,
+            outputs: selected.into_iter().map(|(_, output)| output).collect(),
+        }
+    }
 }
 
 /// An output of a block.
@@ -67,9 +97,17 @@ pub struct VotedOutput {
     pub script: Vec<u8>,
 }
 
-/// Whether guardians vote outputs with this scriptPubKey: its SHA-256 begins with
-/// 12 zero bits, one script in 4096.
+/// The longest scriptPubKey that guardians vote: that of a witness program.
+pub const MAX_VOTED_SCRIPT_BYTES: usize = 42;
+
+/// Whether guardians vote outputs with this scriptPubKey: it is no longer than
+/// [`MAX_VOTED_SCRIPT_BYTES`] and its SHA-256 begins with 12 zero bits, one script
+/// in 4096.
 pub fn script_passes_filter(script: &[u8]) -> bool {
+    script.len() <= MAX_VOTED_SCRIPT_BYTES && hash_passes_filter(script)
+}
+
+fn hash_passes_filter(script: &[u8]) -> bool {
     let hash = crate::sha256(script);
     hash[0] == 0 && hash[1] < 16
 }
@@ -204,5 +242,64 @@ impl TransactionStatus {
     /// Whether this will never change.
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Accepted { .. } | Self::Rejected { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Different scripts of this length whose hashes pass the filter.
+    fn scripts(length: usize) -> impl Iterator<Item = Vec<u8>> {
+        (0_u64..)
+            .map(move |n| {
+                let mut script = vec![0; length];
+                script[..8].copy_from_slice(&n.to_be_bytes());
+                script
+            })
+            .filter(|script| hash_passes_filter(script))
+    }
+
+    fn output(satoshi: u64, script: Vec<u8>) -> VotedOutput {
+        VotedOutput {
+            txid: Hash32([1; 32]),
+            index: 0,
+            satoshi,
+            script,
+        }
+    }
+
+    #[test]
+    fn a_block_flooded_with_matching_outputs_still_fits_and_keeps_the_most_valuable() {
+        let script = scripts(MAX_VOTED_SCRIPT_BYTES).next();
+        let script = script.expect("one in 4096 passes");
+        let flood = (0..5000).map(|_| output(330, script.clone()));
+        let deposit = output(10_000, script.clone());
+        let block = VotedBlock::select([0; 80], flood.chain([deposit.clone()]));
+        assert_eq!(block.outputs.len(), VotedBlock::MAX_OUTPUTS);
+        assert_eq!(block.outputs.last(), Some(&deposit));
+        let item = ConsensusItem::Blocks(BlockVote {
+            height: 1,
+            blocks: vec![block],
+        });
+        let bytes = borsh::to_vec(&item).expect("writing to memory does not fail");
+        assert!(bytes.len() <= crate::MAX_ITEM_BYTES, "{}", bytes.len());
+    }
+
+    #[test]
+    fn outputs_that_do_not_pass_are_left_out_and_the_others_keep_their_order() {
+        let passing: Vec<_> = scripts(34).take(3).collect();
+        let long = scripts(MAX_VOTED_SCRIPT_BYTES + 1).next();
+        let long = long.expect("one in 4096 passes");
+        let outputs = [
+            output(5, passing[0].clone()),
+            output(6, vec![0x51]),
+            output(7, long),
+            output(1, passing[1].clone()),
+            output(9, passing[2].clone()),
+        ];
+        let block = VotedBlock::select([0; 80], outputs);
+        let values: Vec<_> = block.outputs.iter().map(|o| o.satoshi).collect();
+        assert_eq!(values, [5, 1, 9]);
     }
 }
