@@ -1,1 +1,130 @@
-fn main(){}
+//! `modmint`: a federation on this machine, to look at and to build against.
+
+use std::{io::stdout, path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use modmint::{
+    federation::{Federation, Options},
+    tour,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Federated e-cash whose modules are WebAssembly components.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A federation on a regtest bitcoind of its own. Everything ends with it.
+    Dev(Dev),
+}
+
+#[derive(Args)]
+struct Dev {
+    /// How many guardians.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=31))]
+    guardians: u16,
+    /// Where everything is kept; a new folder. Without it a temporary one, which
+    /// is deleted at the end.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Walk through what a federation does, with the time of each step.
+    #[arg(long)]
+    tour: bool,
+    /// End when the federation is up and the tour, if there is one, is over.
+    #[arg(long)]
+    once: bool,
+}
+
+fn main() -> ExitCode {
+    let Command::Dev(dev) = Arguments::parse().command;
+    let run = tokio::runtime::Runtime::new()
+        .context("the runtime cannot be started")
+        .and_then(|runtime| runtime.block_on(until_told_to_stop(dev)));
+    match run {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("modmint: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs it until it is done or a signal comes. Dropping what runs ends every
+/// process that it started.
+async fn until_told_to_stop(dev: Dev) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = develop(dev) => done,
+        _ = interrupt.recv() => { println!("\nStopped."); Ok(()) }
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn develop(dev: Dev) -> Result<()> {
+    let temporary;
+    let folder = match &dev.dir {
+        Some(folder) => {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("{} cannot be created", folder.display()))?;
+            ensure!(
+                std::fs::read_dir(folder)?.next().is_none(),
+                "{} is not empty; a new folder is expected",
+                folder.display()
+            );
+            folder.canonicalize()?
+        }
+        None => {
+            temporary = tempfile::tempdir()?;
+            temporary.path().to_owned()
+        }
+    };
+    let start = Instant::now();
+    let options = Options {
+        guardians: dev.guardians,
+        ..Options::standard()?
+    };
+    println!(
+        "Founding a federation of {} guardians on a regtest bitcoind …",
+        dev.guardians
+    );
+    let federation = Federation::found(&folder, options).await?;
+    println!(
+        "It is up after {:.1} s: {} must agree.\n",
+        start.elapsed().as_secs_f64(),
+        modmint_core::threshold(federation.size())
+    );
+    describe(&federation);
+    if dev.tour {
+        tour::walk(&federation, stdout()).await?;
+    }
+    if !dev.once {
+        println!("\nIt stays up until Ctrl-C. A wallet joins it by:\n");
+        println!("  modmint-cli join {}", federation.invite);
+        std::future::pending::<()>().await;
+    }
+    federation.stop().await
+}
+
+fn describe(federation: &Federation) {
+    println!("  bitcoind    {}", federation.bitcoind.url());
+    println!(
+        "              cookie {}",
+        federation.bitcoind.cookie_file().display()
+    );
+    for guardian in &federation.guardians {
+        println!(
+            "  {}  {}  log {}",
+            guardian.name(),
+            guardian.api_url(),
+            guardian.log_file().display()
+        );
+    }
+    println!("  invite      {}\n", federation.invite);
+}

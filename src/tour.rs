@@ -1,0 +1,271 @@
+//! A walk through what a federation does, in plain words, each step with its time.
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    federation::Federation,
+    wallet::{Outcome, Wallet},
+};
+
+/// What is deposited.
+const DEPOSIT_SAT: u64 = 1_000_000;
+/// What is sent from wallet to wallet, each time.
+const SEND_SAT: u64 = 25_000;
+
+/// Walks through `federation`, telling `out` about it.
+///
+/// # Errors
+/// The first step that fails; those behind it are not tried.
+pub async fn walk(federation: &Federation, out: impl Write) -> Result<()> {
+    let mut tour = Tour { out, number: 0 };
+    let folder = federation.folder().join("wallets");
+    let join = |name: &str| {
+        let (folder, invite) = (folder.join(name), federation.invite.clone());
+        async move { Wallet::join(&folder, &invite).await }
+    };
+
+    let (alice, bob, mallory) = tour
+        .step(
+            "Alice, Bob and Mallory each make a wallet and join by the invite",
+            async {
+                let wallets = (
+                    join("alice").await?,
+                    join("bob").await?,
+                    join("mallory").await?,
+                );
+                Ok((
+                    wallets,
+                    "the wallets checked the config and the bundles by their hashes".into(),
+                ))
+            },
+        )
+        .await?;
+
+    tour.step(
+        "Alice deposits bitcoin: sent, mined, agreed upon, claimed as e-cash",
+        async {
+            let received = deposit(federation, &alice, DEPOSIT_SAT).await?;
+            Ok((
+                (),
+                format!(
+                    "{DEPOSIT_SAT} sat on the chain, {} in Alice's wallet",
+                    sat(received)
+                ),
+            ))
+        },
+    )
+    .await?;
+
+    let notes = tour
+        .step(
+            "Alice takes notes out of her wallet, to give to Bob as text",
+            async {
+                let notes = send(&alice, SEND_SAT).await?;
+                let told = format!("{SEND_SAT} sat in {} characters", notes.len());
+                Ok((notes, told))
+            },
+        )
+        .await?;
+
+    tour.step(
+        "Bob receives them: exchanged for fresh notes that only he knows",
+        async {
+            receive(&bob, &notes).await?;
+            let balance = bob.balance().await?;
+            ensure!(
+                balance > 0 && balance <= SEND_SAT * 1000,
+                "Bob has {} after receiving {SEND_SAT} sat",
+                sat(balance)
+            );
+            Ok(((), format!("Bob has {}", sat(balance))))
+        },
+    )
+    .await?;
+
+    tour.step("Mallory, who copied the notes, tries them too", async {
+        let code = refused(mallory.try_run(&["mint", "receive", &notes], &[]).await?)?;
+        let balance = mallory.balance().await?;
+        ensure!(balance == 0, "Mallory has {}", sat(balance));
+        Ok(((), format!("refused: {code}")))
+    })
+    .await?;
+
+    let victim = federation.size() - 1;
+    let name = federation.guardians[victim].name();
+    tour.step(
+        &format!("{name} is killed (SIGKILL); Bob pays Alice all the same"),
+        async {
+            federation.guardians[victim].kill();
+            let notes = send(&bob, SEND_SAT / 5).await?;
+            receive(&alice, &notes).await?;
+            Ok(((), format!("Alice has {}", sat(alice.balance().await?))))
+        },
+    )
+    .await?;
+
+    tour.step(&format!("{name} comes back and catches up"), async {
+        federation.start(victim)?;
+        federation.guardians[victim].ready().await?;
+        let root = federation.same_state_root().await?;
+        Ok((
+            (),
+            format!("all {} have the state root {root}", federation.size()),
+        ))
+    })
+    .await?;
+
+    tour.step(
+        "The books: what the federation holds and what it owes",
+        async {
+            let told = balanced(federation).await?;
+            Ok(((), told))
+        },
+    )
+    .await
+}
+
+/// Deposits satoshi and returns the wallet's balance, in millisatoshi.
+///
+/// # Errors
+/// Whatever stood in the way.
+pub async fn deposit(federation: &Federation, wallet: &Wallet, satoshi: u64) -> Result<u64> {
+    let mut deposit = wallet.begin(&["wallet", "deposit"], &[])?;
+    let address = deposit
+        .progress(|line| line["details"]["address"].as_str().map(str::to_owned))
+        .await
+        .context("there is no deposit address")?;
+    federation.bitcoind.send(&address, satoshi).await?;
+    federation
+        .bitcoind
+        .mine(1 + federation.plan.finality_depth)
+        .await?;
+    deposit.end().await?.succeeded()?;
+    wallet.balance().await
+}
+
+/// Takes notes worth `satoshi` out of a wallet, as text.
+///
+/// # Errors
+/// The wallet fails.
+pub async fn send(wallet: &Wallet, satoshi: u64) -> Result<String> {
+    let answer = wallet
+        .run(&["mint", "send", &format!("{satoshi} sat")])
+        .await?;
+    find(&answer, "notes").with_context(|| format!("no notes in {answer}"))
+}
+
+/// Puts notes into a wallet.
+///
+/// # Errors
+/// The wallet fails, or the notes are refused.
+pub async fn receive(wallet: &Wallet, notes: &str) -> Result<Value> {
+    wallet.run(&["mint", "receive", notes]).await
+}
+
+/// The code with which a command was refused.
+///
+/// # Errors
+/// It succeeded.
+pub fn refused(outcome: Outcome) -> Result<String> {
+    if outcome.status.success() {
+        bail!("it was not refused: {}", outcome.json);
+    }
+    find(&outcome.json, "code")
+        .or_else(|| {
+            let lines = outcome.messages.lines().rev();
+            lines
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .find_map(|line: Value| find(&line, "code"))
+        })
+        .with_context(|| format!("no code in {} {}", outcome.json, outcome.messages))
+}
+
+/// Checks every guardian's books and says what they say.
+///
+/// # Errors
+/// A guardian's differ, or owe more than there is.
+pub async fn balanced(federation: &Federation) -> Result<String> {
+    let first = federation.guardians[0].audit().await?;
+    for guardian in &federation.guardians {
+        let audit = guardian.audit().await?;
+        ensure!(
+            audit.instances == first.instances && audit.net_msat == first.net_msat,
+            "{} has other books than {}: {audit:?}, {first:?}",
+            guardian.name(),
+            federation.guardians[0].name()
+        );
+    }
+    ensure!(first.net_msat >= 0, "it owes more than it has: {first:?}");
+    let treasury: i64 = first.instances.iter().map(|i| i.treasury_msat).sum();
+    let balances: i64 = first.instances.iter().map(|i| i.balance_msat).sum();
+    let lines = first.instances.iter().flat_map(|i| &i.lines);
+    let told: Vec<_> = lines
+        .map(|line| format!("{} {} msat", line.name, line.msat))
+        .collect();
+    ensure!(
+        balances <= treasury,
+        "modules' balances are {balances} msat, the treasury has {treasury}: {first:?}"
+    );
+    Ok(format!("{}; net {} msat", told.join(", "), first.net_msat))
+}
+
+/// The text under `key`, wherever it is in `json`.
+fn find(json: &Value, key: &str) -> Option<String> {
+    match json {
+        Value::Object(fields) => fields
+            .get(key)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .or_else(|| fields.values().find_map(|value| find(value, key))),
+        Value::Array(values) => values.iter().find_map(|value| find(value, key)),
+        _ => None,
+    }
+}
+
+fn sat(msat: u64) -> String {
+    match msat % 1000 {
+        0 => format!("{} sat", msat / 1000),
+        rest => format!("{}.{rest:03} sat", msat / 1000),
+    }
+}
+
+struct Tour<W> {
+    out: W,
+    number: usize,
+}
+
+impl<W: Write> Tour<W> {
+    /// Tells what will be done, does it, tells what came of it and how long it took.
+    async fn step<T>(
+        &mut self,
+        what: &str,
+        doing: impl Future<Output = Result<(T, String)>>,
+    ) -> Result<T> {
+        self.number += 1;
+        write!(self.out, "{:2}. {what}\n      ", self.number)?;
+        self.out.flush()?;
+        let start = Instant::now();
+        let done = doing.await;
+        let time = seconds(start.elapsed());
+        match done {
+            Ok((value, told)) => {
+                writeln!(self.out, "{time}  {told}")?;
+                Ok(value)
+            }
+            Err(error) => {
+                writeln!(self.out, "{time}  FAILED")?;
+                Err(error.context(format!("step {} failed ({what})", self.number)))
+            }
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:6.2} s", time.as_secs_f64())
+}
