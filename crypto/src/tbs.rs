@@ -1,0 +1,244 @@
+//! Threshold blind signatures on BLS12-381.
+//!
+//! Messages and signatures are points of G1 (48 bytes), keys points of G2 (96
+//! bytes). A wallet hashes a message m to the curve and blinds it with a secret
+//! r: b = r·H(m). Guardian i signs s_i·b, where s_i = f(i + 1) and the group's
+//! secret key is f(0). The wallet combines a threshold of shares and takes r
+//! away: σ = r⁻¹ · Σ λ_i·s_i·b = f(0)·H(m), an ordinary BLS signature, which
+//! nobody can connect with b.
+
+use std::collections::HashMap;
+
+use modmint_core::config::HexBytes;
+use rand::{RngCore, rngs::OsRng};
+use rayon::prelude::*;
+
+pub use crate::share::SecretShare;
+use crate::{
+    points::{G1, G2, Group, pairing_product_is_one, public_key},
+    scalar::{Scalar, lagrange},
+};
+
+/// The domain of messages in RFC 9380's sense.
+pub const DOMAIN: &[u8] = b"modmint/tbs/v1 BLS12381G1_XMD:SHA-256_SSWU_RO_";
+
+pub(crate) const BLINDING: &str = "modmint/tbs/blinding";
+
+/// Whether a guardian would sign this: a canonical point of the prime-order
+/// subgroup of G1 that is not the identity, 48 bytes.
+pub fn valid_blinded_message(bytes: &[u8]) -> bool {
+    G1::from_bytes(bytes).is_some()
+}
+
+/// The blinded message. `factor` is any 32 secret bytes, a different one for each
+/// message; the scalar is a hash of it.
+pub fn blind(message: &[u8], factor: &[u8; 32]) -> [u8; 48] {
+    blinded(message, &Scalar::hash(BLINDING, &[factor])).to_bytes()
+}
+
+fn blinded(message: &[u8], factor: &Scalar) -> G1 {
+    G1::hash(message, DOMAIN).mul(factor)
+}
+
+/// A guardian's share of the signature, in constant time; none unless `blinded`
+/// is [`valid_blinded_message`].
+pub fn sign_share(share: &SecretShare, blinded: &[u8]) -> Option<[u8; 48]> {
+    Some(G1::from_bytes(blinded)?.mul(&share.0).to_bytes())
+}
+
+/// A blinded message and what guardians returned for it.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedBlinding<'a> {
+    /// What was blinded.
+    pub message: &'a [u8],
+    /// What it was blinded with, see [`blind`].
+    pub factor: &'a [u8; 32],
+    /// The group's key, 96 bytes.
+    pub group_key: &'a [u8],
+    /// The key of each guardian's share, 96 bytes, in the order of the guardians.
+    pub share_keys: &'a [HexBytes],
+    /// Shares of the signature, 48 bytes, each with its guardian's index.
+    pub shares: &'a [(u16, Vec<u8>)],
+    /// How many shares make a signature.
+    pub threshold: usize,
+}
+
+/// The signatures, 48 bytes each: combines the first `threshold` shares of each,
+/// unblinds, and verifies all in one batch.
+///
+/// # Errors
+/// If that fails, every share is checked by itself; the guardians whose shares
+/// are bad are named, ascending. Nobody is named where there are fewer shares of
+/// different guardians than the threshold, or where the group's key is not the
+/// one that belongs to the shares' keys: more shares, or the right config, are
+/// what is missing then.
+pub fn unblind(items: &[SignedBlinding<'_>]) -> Result<Vec<[u8; 48]>, Vec<u16>> {
+    let mut coefficients = HashMap::new();
+    let signatures: Option<Vec<[u8; 48]>> = items
+        .iter()
+        .map(|item| combine(item, &mut coefficients))
+        .collect();
+    if let Some(signatures) = signatures {
+        let checks: Vec<_> = items
+            .iter()
+            .zip(&signatures)
+            .map(|(item, signature)| TbsCheck {
+                public_key: item.group_key,
+                message: item.message,
+                signature,
+            })
+            .collect();
+        if verify_batch(&checks).into_iter().all(|valid| valid) {
+            return Ok(signatures);
+        }
+    }
+    let mut bad: Vec<u16> = items.par_iter().flat_map_iter(bad_shares).collect();
+    bad.sort_unstable();
+    bad.dedup();
+    Err(bad)
+}
+
+/// The unblinded signature, not verified; none if a share is no point or there
+/// are too few.
+fn combine(
+    item: &SignedBlinding<'_>,
+    coefficients: &mut HashMap<Vec<u16>, Vec<Scalar>>,
+) -> Option<[u8; 48]> {
+    let shares = first_shares(item.shares, item.threshold)?;
+    let indices: Vec<u16> = shares.iter().map(|(guardian, _)| *guardian).collect();
+    let points: Vec<G1> = shares
+        .iter()
+        .map(|(_, share)| G1::from_bytes(share))
+        .collect::<Option<_>>()?;
+    if !coefficients.contains_key(&indices) {
+        coefficients.insert(indices.clone(), lagrange(&indices)?);
+    }
+    let combined = G1::combine_scalars(&points, coefficients.get(&indices)?)?;
+    let factor = Scalar::hash(BLINDING, &[item.factor]);
+    Some(combined.mul(&factor.invert()).to_bytes())
+}
+
+/// The first `threshold` shares of different guardians.
+pub(crate) fn first_shares(
+    shares: &[(u16, Vec<u8>)],
+    threshold: usize,
+) -> Option<Vec<&(u16, Vec<u8>)>> {
+    let mut chosen: Vec<&(u16, Vec<u8>)> = Vec::with_capacity(threshold.min(shares.len()));
+    for share in shares {
+        if chosen.len() < threshold && chosen.iter().all(|(guardian, _)| *guardian != share.0) {
+            chosen.push(share);
+        }
+    }
+    (threshold > 0 && chosen.len() == threshold).then_some(chosen)
+}
+
+/// The guardians whose share of this is not what their share's key says.
+fn bad_shares(item: &SignedBlinding<'_>) -> Vec<u16> {
+    let message = blinded(item.message, &Scalar::hash(BLINDING, &[item.factor]));
+    let valid = |guardian: u16, share: &[u8]| {
+        let key = item.share_keys.get(usize::from(guardian))?;
+        let (key, share) = (public_key(&key.0)?, G1::from_bytes(share)?);
+        signed_by(message, share, key).then_some(())
+    };
+    item.shares
+        .iter()
+        .filter(|(guardian, share)| valid(*guardian, share).is_none())
+        .map(|(guardian, _)| *guardian)
+        .collect()
+}
+
+/// A signature to be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TbsCheck<'a> {
+    /// The group's key, 96 bytes.
+    pub public_key: &'a [u8],
+    /// What is signed, any length.
+    pub message: &'a [u8],
+    /// 48 bytes, or the check fails.
+    pub signature: &'a [u8],
+}
+
+struct Decoded {
+    message: G1,
+    signature: G1,
+    key: G2,
+}
+
+impl Decoded {
+    /// None if the key or the signature is no valid point.
+    fn new(check: &TbsCheck<'_>) -> Option<Self> {
+        Some(Self {
+            signature: G1::from_bytes(check.signature)?,
+            key: public_key(check.public_key)?,
+            message: G1::hash(check.message, DOMAIN),
+        })
+    }
+
+    fn verify(&self) -> bool {
+        signed_by(self.message, self.signature, self.key)
+    }
+}
+
+/// e(σ, g₂) = e(H, key).
+fn signed_by(message: G1, signature: G1, key: G2) -> bool {
+    pairing_product_is_one(&[(signature.negate(), G2::generator()), (message, key)])
+}
+
+/// Whether the signature is the group's over the message.
+pub fn verify(check: &TbsCheck<'_>) -> bool {
+    Decoded::new(check).is_some_and(|decoded| decoded.verify())
+}
+
+/// [`verify`] for each, much cheaper together: the verdicts are the same but for
+/// a chance of 2⁻¹²⁸ a batch.
+///
+/// All that decode are checked in one equation,
+/// e(Σ r_j σ_j, g₂) = Π_k e(Σ_{j of key k} r_j H(m_j), key_k),
+/// with 128-bit r_j from the operating system, drawn here and so after the batch
+/// is fixed. If it does not hold each is checked by itself. Work is spread over
+/// the current rayon pool.
+pub fn verify_batch(checks: &[TbsCheck<'_>]) -> Vec<bool> {
+    let decoded: Vec<Option<Decoded>> = checks.par_iter().map(Decoded::new).collect();
+    let valid: Vec<&Decoded> = decoded.iter().flatten().collect();
+    if valid.len() > 1 && batch_holds(&valid) {
+        return decoded.iter().map(Option::is_some).collect();
+    }
+    decoded
+        .par_iter()
+        .map(|decoded| decoded.as_ref().is_some_and(Decoded::verify))
+        .collect()
+}
+
+/// Bits and bytes of a coefficient.
+const COEFFICIENT_BITS: usize = 128;
+const COEFFICIENT_BYTES: usize = COEFFICIENT_BITS / 8;
+
+fn batch_holds(batch: &[&Decoded]) -> bool {
+    let mut coefficients = vec![0; batch.len() * COEFFICIENT_BYTES];
+    OsRng.fill_bytes(&mut coefficients);
+    let coefficients: Vec<&[u8]> = coefficients.chunks_exact(COEFFICIENT_BYTES).collect();
+
+    let mut by_key: HashMap<[u8; 96], (G2, Vec<G1>, Vec<&[u8]>)> = HashMap::new();
+    for (decoded, coefficient) in batch.iter().zip(&coefficients) {
+        let (_, messages, theirs) = by_key
+            .entry(decoded.key.to_bytes())
+            .or_insert_with(|| (decoded.key, Vec::new(), Vec::new()));
+        messages.push(decoded.message);
+        theirs.push(coefficient);
+    }
+    let groups: Vec<_> = by_key.into_values().collect();
+    let sum = |(key, messages, coefficients): &(G2, Vec<G1>, Vec<&[u8]>)| {
+        Some((G1::combine(messages, coefficients, COEFFICIENT_BITS)?, *key))
+    };
+    let signatures: Vec<G1> = batch.iter().map(|decoded| decoded.signature).collect();
+    let (signature, messages) = rayon::join(
+        || G1::combine(&signatures, &coefficients, COEFFICIENT_BITS),
+        || groups.par_iter().map(sum).collect::<Option<Vec<_>>>(),
+    );
+    // A sum that is the identity proves nothing: single checks decide.
+    let (Some(signature), Some(mut pairs)) = (signature, messages) else {
+        return false;
+    };
+    pairs.push((signature.negate(), G2::generator()));
+    pairing_product_is_one(&pairs)
+}
