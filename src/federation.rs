@@ -408,10 +408,8 @@ impl Guardian {
             if let Err(ended) = self.check_running() {
                 return Ok(Err(ended));
             }
-            let answer = self.request("/readyz").await?;
-            let status = answer.status();
-            let health: HealthResponse = answer.json().await?;
-            ensure!(status.is_success(), "{:?}", health.problems);
+            let problems = self.problems().await?;
+            ensure!(problems.is_empty(), "{problems:?}");
             Ok(Ok(()))
         });
         match ready.await {
@@ -424,6 +422,21 @@ impl Guardian {
                     .unwrap_or_default()
             ))),
         }
+    }
+
+    /// Why it cannot serve, as it says itself; empty when it can.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn problems(&self) -> Result<Vec<String>> {
+        let answer = self.request("/readyz").await?;
+        let ready = answer.status().is_success();
+        let health: HealthResponse = answer.json().await?;
+        Ok(match ready {
+            true => Vec::new(),
+            false if health.problems.is_empty() => vec![health.status],
+            false => health.problems,
+        })
     }
 
     /// Where it stands.

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -156,6 +157,14 @@ impl Running {
             }
         }
         anyhow::bail!("modmint-cli ended early: {}", self.messages)
+    }
+
+    /// Its exit status, if it ends within `patience`.
+    pub async fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(patience, self.child.wait())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Waits until it ends.
