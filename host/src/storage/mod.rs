@@ -16,7 +16,7 @@ mod root;
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
-use modmint_core::{Hash32, InstanceId};
+use modmint_core::{Hash32, InstanceId, config::FederationConfig};
 use parking_lot::Mutex;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, IteratorMode, Options,
@@ -171,15 +171,15 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database in the folder `path`, or makes it, with tables for this
-    /// many instances.
+    /// Opens the database in the folder `path`, or makes it, with a table for each
+    /// of the config's instances.
     ///
     /// # Errors
     /// If it is in use, damaged, or the disk fails.
-    pub fn open(path: &Path, instances: usize) -> Result<Arc<Self>, StorageError> {
+    pub fn open(path: &Path, config: &FederationConfig) -> Result<Arc<Self>, StorageError> {
         let mut names = vec![LOCAL.to_owned(), Table::Host.to_string()];
-        let ids = (0..=u16::MAX).take(instances).map(InstanceId);
-        names.extend(ids.map(|id| Table::Instance(id).to_string()));
+        let instances = config.instances.iter();
+        names.extend(instances.map(|instance| Table::Instance(instance.id).to_string()));
         for name in existing_families(path)? {
             if !names.contains(&name) {
                 names.push(name);
@@ -467,6 +467,3 @@ impl Read for Snapshot {
         overlay::scan(self, &[], table, prefix, after, limit, max_bytes)
     }
 }
-
-#[cfg(test)]
-mod tests;
