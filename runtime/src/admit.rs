@@ -1,4 +1,22 @@
-//! The one admission check.
+//! The one admission check: what guardians, wallets, tools and CI demand of a
+//! bundle before it is compiled.
+//!
+//! Nothing runs here. Bytes are validated, functions measured, imports and exports
+//! compared with the contract's. What a module says of itself is checked by
+//! `describe` when it is loaded.
+
+use std::fmt::Write as _;
+
+use wasmparser::{
+    BinaryReaderError, Encoding, FuncValidatorAllocations, Parser, Payload, ValidPayload,
+    Validator,
+    component_types::{
+        ComponentAnyTypeId, ComponentEntityType, ComponentType, ComponentTypeId, SubtypeCx,
+    },
+    types::{Types, TypesRef},
+};
+
+use crate::{bindings::COMPONENT_TYPE, engine::FEATURES, limits, prices::IMPORTS};
 
 /// What the static check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +43,535 @@ pub enum AdmitError {
         /// What is allowed, in bytes.
         limit: usize,
     },
+    /// No component, or one that uses what engines here do not have.
+    #[error("the bundle is no component that is accepted here: {0}")]
+    Invalid(String),
+    /// More of something than a component may have.
+    #[error("the bundle has {found} {what}, the limit is {limit}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: u64,
+        /// How many may be.
+        limit: u64,
+    },
+    /// A function that would need too much stack or time to compile.
+    #[error("function {function} of core module {module} has {found} {what}, the limit is {limit}")]
+    Function {
+        /// The core module, counted from 0.
+        module: u32,
+        /// The function's index.
+        function: u32,
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: u64,
+        /// How many may be.
+        limit: u64,
+    },
+    /// An import that the contract does not have.
+    #[error(
+        "import {import} is not in the contract; a module imports nothing but modmint:module@0.1.0"
+    )]
+    UnknownImport {
+        /// Its name, with the interface's.
+        import: String,
+    },
+    /// An import of another type than the contract's.
+    #[error("import {import} is not as in the contract: {reason}")]
+    ImportType {
+        /// The interface.
+        import: String,
+        /// Where they differ.
+        reason: String,
+    },
+    /// An export that the contract does not have.
+    #[error("export {export} is not in the contract")]
+    UnknownExport {
+        /// Its name.
+        export: String,
+    },
+    /// An export that every world of this kind has.
+    #[error("export {export} is missing: {reason}")]
+    MissingExport {
+        /// Its name.
+        export: String,
+        /// Why it is needed.
+        reason: &'static str,
+    },
+    /// An export of another type than the contract's.
+    #[error("export {export} is not as in the contract: {reason}")]
+    ExportType {
+        /// The interface.
+        export: String,
+        /// Where they differ.
+        reason: String,
+    },
+    /// Something that a module says of itself and nobody could use.
+    #[error("the module's {field} is not usable: {reason}")]
+    Description {
+        /// Which, for example `description.kind`.
+        field: String,
+        /// What is wrong, and what would be accepted.
+        reason: String,
+    },
 }
 
 /// Checks a bundle without running it.
 ///
 /// # Errors
 /// Names the import, export, function, size or field that is wrong.
-pub fn admit(_bytes: &[u8]) -> Result<Admission, AdmitError> {
-    panic!("not written yet")
+pub fn admit(bytes: &[u8]) -> Result<Admission, AdmitError> {
+    if bytes.len() > limits::MAX_BUNDLE_BYTES {
+        return Err(AdmitError::TooLarge {
+            size: bytes.len(),
+            limit: limits::MAX_BUNDLE_BYTES,
+        });
+    }
+    // One validator for both, because only types of one validator compare.
+    let mut validator = Validator::new_with_features(FEATURES);
+    let contract = validator
+        .validate_all(COMPONENT_TYPE)
+        .expect("the contract is encoded by the compiler of this crate");
+    let contract = Contract::new(&contract);
+    validator.reset();
+    let (bundle, imports, exports) = measure(&mut validator, bytes)?;
+    let imported = contract.check_imports(&bundle, &imports)?;
+    let (has_server, has_client, has_ecash) = contract.check_exports(&bundle, &exports)?;
+    Ok(Admission {
+        has_server,
+        has_client,
+        has_ecash,
+        capabilities: capabilities(&imported),
+    })
+}
+
+fn invalid(error: &BinaryReaderError) -> AdmitError {
+    AdmitError::Invalid(error.to_string())
+}
+
+fn bounded(what: &'static str, found: u64, limit: u64) -> Result<(), AdmitError> {
+    if found <= limit {
+        Ok(())
+    } else {
+        Err(AdmitError::TooMany { what, found, limit })
+    }
+}
+
+/// Validates, counts and measures; gives the names of imports and exports.
+fn measure(
+    validator: &mut Validator,
+    bytes: &[u8],
+) -> Result<(Types, Vec<String>, Vec<String>), AdmitError> {
+    let mut allocations = FuncValidatorAllocations::default();
+    let (mut modules, mut instances, mut functions) = (0_u32, 0_u64, 0_u64);
+    let (mut memories, mut tables) = (0_u64, 0_u64);
+    let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    // Names of the outermost component alone: depth 1 is inside it.
+    let mut depth = 0_u32;
+    let mut types = None;
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload.map_err(|error| invalid(&error))?;
+        match &payload {
+            Payload::Version { encoding, .. } => {
+                depth += 1;
+                if *encoding == Encoding::Module {
+                    if depth == 1 {
+                        return Err(AdmitError::Invalid(
+                            "it is a core module; wit-component makes a component of it".into(),
+                        ));
+                    }
+                    modules += 1;
+                    bounded(
+                        "core modules",
+                        modules.into(),
+                        limits::MAX_CORE_MODULES as u64,
+                    )?;
+                }
+            }
+            Payload::End(_) => depth -= 1,
+            Payload::InstanceSection(section) => {
+                instances += u64::from(section.count());
+                bounded(
+                    "core instances",
+                    instances,
+                    limits::MAX_CORE_INSTANCES as u64,
+                )?;
+            }
+            Payload::FunctionSection(section) => {
+                functions += u64::from(section.count());
+                bounded("functions", functions, limits::MAX_FUNCTIONS as u64)?;
+            }
+            Payload::MemorySection(section) => {
+                for memory in section.clone() {
+                    let pages = memory.map_err(|error| invalid(&error))?.initial;
+                    memories += 1;
+                    bounded("memories", memories, limits::MAX_MEMORIES as u64)?;
+                    bounded(
+                        "initial memory pages",
+                        pages,
+                        (limits::MAX_MEMORY_BYTES >> 16) as u64,
+                    )?;
+                }
+            }
+            Payload::TableSection(section) => {
+                for table in section.clone() {
+                    let elements = table.map_err(|error| invalid(&error))?.ty.initial;
+                    tables += 1;
+                    bounded("tables", tables, limits::MAX_TABLES as u64)?;
+                    bounded(
+                        "initial table elements",
+                        elements,
+                        limits::MAX_TABLE_ELEMENTS as u64,
+                    )?;
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section.clone() {
+                    imports.push(import.map_err(|error| invalid(&error))?.name.name.into());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section.clone() {
+                    exports.push(export.map_err(|error| invalid(&error))?.name.name.into());
+                }
+            }
+            _ => {}
+        }
+        match validator
+            .payload(&payload)
+            .map_err(|error| invalid(&error))?
+        {
+            ValidPayload::Func(function, body) => {
+                let index = function.index;
+                let over = |what, found: u64, limit: u64| {
+                    if found <= limit {
+                        return Ok(());
+                    }
+                    Err(AdmitError::Function {
+                        module: modules - 1,
+                        function: index,
+                        what,
+                        found,
+                        limit,
+                    })
+                };
+                let length = body.range().len() as u64;
+                over("bytes of code", length, limits::MAX_FUNCTION_BYTES as u64)?;
+                let mut function = function.into_validator(allocations);
+                let values =
+                    greatest_height(&mut function, &body).map_err(|error| invalid(&error))?;
+                over(
+                    "parameters, locals and operands",
+                    values,
+                    limits::MAX_FUNCTION_VALUES.into(),
+                )?;
+                allocations = function.into_allocations();
+            }
+            ValidPayload::End(found) => types = Some(found),
+            ValidPayload::Ok | ValidPayload::Parser(_) => {}
+        }
+    }
+    let types = types.ok_or_else(|| AdmitError::Invalid("it ends too early".into()))?;
+    Ok((types, imports, exports))
+}
+
+/// Parameters, locals and the greatest number of operands: what a frame of the
+/// native stack may have to hold.
+fn greatest_height<R: wasmparser::WasmModuleResources>(
+    function: &mut wasmparser::FuncValidator<R>,
+    body: &wasmparser::FunctionBody<'_>,
+) -> Result<u64, BinaryReaderError> {
+    let mut reader = body.get_binary_reader();
+    function.read_locals(&mut reader)?;
+    let mut operators = body.get_binary_reader_for_operators()?;
+    let mut operands = 0;
+    while !operators.eof() {
+        let offset = operators.original_position();
+        operators.visit_operator(&mut function.visitor(offset))??;
+        operands = operands.max(function.operand_stack_height());
+    }
+    operators.finish_expression(&function.visitor(operators.original_position()))?;
+    Ok(u64::from(function.len_locals()) + u64::from(operands))
+}
+
+/// The largest world, whose imports and exports all others are made of.
+struct Contract<'a> {
+    types: TypesRef<'a>,
+    world: &'a ComponentType,
+}
+
+impl<'a> Contract<'a> {
+    fn new(types: &'a Types) -> Self {
+        let types = types.as_ref();
+        let world = find_world(types)
+            .and_then(|id| types.get(id))
+            .expect("the contract is encoded by the compiler of this crate");
+        Self { types, world }
+    }
+
+    /// What the bundle imports, as `interface.function`.
+    fn check_imports(&self, bundle: &Types, names: &[String]) -> Result<Vec<String>, AdmitError> {
+        let mut functions = Vec::new();
+        for name in names {
+            let unknown = |import: String| AdmitError::UnknownImport { import };
+            let (Some(wanted), Some(given)) = (
+                self.world.imports.get(name).map(|item| item.ty),
+                bundle.component_item_for_import(name).map(|item| item.ty),
+            ) else {
+                return Err(unknown(name.clone()));
+            };
+            let bundle = bundle.as_ref();
+            if let (ComponentEntityType::Instance(wanted), ComponentEntityType::Instance(given)) =
+                (wanted, given)
+            {
+                let (wanted, given) = (&self.types[wanted], &bundle[given]);
+                for (function, item) in &given.exports {
+                    if !wanted.exports.contains_key(function) {
+                        return Err(unknown(format!("{name}#{function}")));
+                    }
+                    if matches!(item.ty, ComponentEntityType::Func(_)) {
+                        functions.push(format!("{}.{function}", interface(name)));
+                    }
+                }
+            }
+            SubtypeCx::new_with_refs(self.types, bundle)
+                .component_entity_type(&wanted, &given, 0)
+                .map_err(|error| AdmitError::ImportType {
+                    import: name.clone(),
+                    reason: one_line(&error),
+                })?;
+        }
+        Ok(functions)
+    }
+
+    /// Whether the bundle has a server, a client and an e-cash part.
+    fn check_exports(
+        &self,
+        bundle: &Types,
+        names: &[String],
+    ) -> Result<(bool, bool, bool), AdmitError> {
+        for name in names {
+            let (Some(wanted), Some(given)) = (
+                self.world.exports.get(name).map(|item| item.ty),
+                bundle.component_item_for_export(name).map(|item| item.ty),
+            ) else {
+                return Err(AdmitError::UnknownExport {
+                    export: name.clone(),
+                });
+            };
+            SubtypeCx::new_with_refs(bundle.as_ref(), self.types)
+                .component_entity_type(&given, &wanted, 0)
+                .map_err(|error| AdmitError::ExportType {
+                    export: name.clone(),
+                    reason: one_line(&error),
+                })?;
+        }
+        let has = |interface_name: &str| names.iter().any(|name| interface(name) == interface_name);
+        let missing = |export: &str, reason| {
+            Err(AdmitError::MissingExport {
+                export: export.into(),
+                reason,
+            })
+        };
+        let (server, client, ecash) = (has("server"), has("client"), has("ecash"));
+        if !has("module-info") {
+            return missing("module-info", "every module says what it is");
+        }
+        if !server && !client {
+            return missing("server", "a module has a server or a client or both");
+        }
+        if ecash && !client {
+            return missing("client", "who exports ecash exports client too");
+        }
+        if ecash && !server {
+            return missing("server", "who exports ecash exports server too");
+        }
+        Ok((server, client, ecash))
+    }
+}
+
+/// The world's type lies in a component that exports nothing else, in one more.
+fn find_world(types: TypesRef<'_>) -> Option<ComponentTypeId> {
+    let count = types.component_type_count();
+    (0..count).find_map(|index| match types.component_any_type_at(index) {
+        ComponentAnyTypeId::Component(outer) => {
+            types
+                .get(outer)?
+                .exports
+                .values()
+                .find_map(|item| match item.ty {
+                    ComponentEntityType::Component(world) => Some(world),
+                    ComponentEntityType::Type {
+                        referenced: ComponentAnyTypeId::Component(world),
+                        ..
+                    } => Some(world),
+                    _ => None,
+                })
+        }
+        _ => None,
+    })
+}
+
+/// `storage` of `modmint:module/storage@0.1.0`.
+fn interface(name: &str) -> &str {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    name.split('@').next().unwrap_or(name)
+}
+
+fn one_line(error: &BinaryReaderError) -> String {
+    let mut line = String::new();
+    for part in error
+        .message()
+        .split('\n')
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+    {
+        let separator = if line.is_empty() { "" } else { ", " };
+        let _ = write!(line, "{separator}{part}");
+    }
+    line
+}
+
+/// What imports allow, for an operator. In the contract's order.
+const CAPABILITIES: &[(&[&str], &str)] = &[
+    (
+        &["storage.get", "storage.scan"],
+        "read what it has stored itself",
+    ),
+    (&["storage.put", "storage.delete"], "store data of its own"),
+    (
+        &[
+            "federation.id",
+            "federation.network",
+            "federation.peers",
+            "federation.threshold",
+            "federation.config",
+            "federation.public-keys",
+        ],
+        "know the federation's public keys and its own configuration",
+    ),
+    (
+        &[
+            "federation.block-height",
+            "federation.block-hash",
+            "federation.fee-rate",
+            "federation.unix-time",
+        ],
+        "know the agreed block height, hashes, fee rate and time",
+    ),
+    (
+        &["federation.chain-output-at", "federation.chain-outputs"],
+        "look up agreed outputs of the bitcoin chain",
+    ),
+    (
+        &[
+            "crypto.sha256",
+            "crypto.verify-schnorr",
+            "crypto.verify-ecdsa",
+            "crypto.tweak-public-key",
+            "crypto.tbs-verify",
+            "crypto.tpe-verify",
+            "crypto.tpe-decrypt",
+        ],
+        "hash, and check signatures and ciphertexts",
+    ),
+    (
+        &["signing.approve", "signing.revoke"],
+        "have guardians sign or decrypt with the keys that were made for it",
+    ),
+    (
+        &["treasury.claim", "treasury.release"],
+        "hold bitcoin for the federation and pay it out",
+    ),
+    (
+        &["guardian.shares"],
+        "hand out this guardian's shares of what consensus has approved",
+    ),
+    (&["guardian.whoami"], "know which guardian it runs on"),
+    (
+        &["guardian.chain-height", "guardian.confirmed-at"],
+        "know this guardian's own view of the bitcoin chain",
+    ),
+    (
+        &[
+            "wallet-host.derive-secret",
+            "wallet-host.derive-public-key",
+            "wallet-host.sign-schnorr",
+        ],
+        "use secrets of its own from the wallet's seed",
+    ),
+    (
+        &[
+            "wallet-host.tbs-blind",
+            "wallet-host.tbs-unblind",
+            "wallet-host.tpe-encrypt",
+            "wallet-host.tpe-combine",
+        ],
+        "blind, unblind and encrypt in the wallet",
+    ),
+    (&["wallet-host.random"], "draw random numbers in the wallet"),
+    (&["wallet-host.unix-time"], "read the wallet's clock"),
+    (&["wallet-host.invite"], "read the federation's invite"),
+    (&["log.log"], "write to the log"),
+];
+
+fn capabilities(imported: &[String]) -> Vec<String> {
+    debug_assert!(
+        imported
+            .iter()
+            .all(|name| IMPORTS.iter().any(|import| import.name == name))
+    );
+    CAPABILITIES
+        .iter()
+        .filter(|(functions, _)| imported.iter().any(|name| functions.contains(&&**name)))
+        .map(|(_, words)| (*words).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every function that the contract lets a module import.
+    fn functions_of_the_contract() -> Vec<String> {
+        let types = Validator::new_with_features(FEATURES)
+            .validate_all(COMPONENT_TYPE)
+            .expect("valid");
+        let contract = Contract::new(&types);
+        let mut functions = Vec::new();
+        for (name, item) in &contract.world.imports {
+            let ComponentEntityType::Instance(instance) = item.ty else {
+                panic!("{name} is no interface");
+            };
+            for (function, item) in &contract.types[instance].exports {
+                if matches!(item.ty, ComponentEntityType::Func(_)) {
+                    functions.push(format!("{}.{function}", interface(name)));
+                }
+            }
+        }
+        functions.sort();
+        functions
+    }
+
+    #[test]
+    fn every_import_of_the_contract_has_a_price_and_a_phase() {
+        let mut priced: Vec<_> = IMPORTS
+            .iter()
+            .map(|import| import.name.to_owned())
+            .collect();
+        priced.sort();
+        assert_eq!(priced, functions_of_the_contract());
+    }
+
+    #[test]
+    fn every_import_of_the_contract_is_told_in_words() {
+        let mut told: Vec<_> = CAPABILITIES
+            .iter()
+            .flat_map(|(functions, _)| functions.iter().map(|name| (*name).to_owned()))
+            .collect();
+        told.sort();
+        assert_eq!(told, functions_of_the_contract());
+    }
 }

@@ -2,9 +2,23 @@
 
 use std::sync::Arc;
 
-use modmint_core::{Argument, BundleHash};
+use modmint_core::{Argument, BundleHash, check_arguments, sha256};
+use wasmtime::{
+    Store,
+    component::{Component, InstancePre},
+};
 
-use crate::{Action, AdmitError, CallError, Description, Engines, Setup};
+use crate::{
+    Action, Admission, AdmitError, CallError, Called, Context, Description, Engines, Host,
+    HostError, Setup, admit,
+    bindings::exports::modmint::module::{client, ecash, module_info, server},
+    call::{Call, LogGate, Request, call},
+    convert,
+    describe::{check_actions, check_description},
+    engine::Machine,
+    limits,
+    prices::Phase,
+};
 
 /// Why a bundle cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -23,54 +37,219 @@ pub enum LoadError {
 
 /// A module's component: admitted, compiled, described.
 #[derive(Debug)]
-pub struct Bundle {}
+pub struct Bundle {
+    hash: BundleHash,
+    bytes_len: usize,
+    admission: Admission,
+    description: Description,
+    actions: Vec<Action>,
+    pub(crate) compiled: Compiled,
+}
 
 impl Bundle {
     /// Admits, compiles and describes a bundle.
     ///
     /// # Errors
     /// Names what is wrong.
-    pub fn load(_engines: &Arc<Engines>, _bytes: &[u8]) -> Result<Arc<Self>, LoadError> {
-        panic!("not written yet")
+    pub fn load(engines: &Arc<Engines>, bytes: &[u8]) -> Result<Arc<Self>, LoadError> {
+        let admission = admit(bytes)?;
+        let compiled = Compiled::new(engines, bytes, &admission)
+            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let description = compiled
+            .pure(Phase::Pure, None, |info, store| {
+                info.call_describe(store).map(convert::description)
+            })
+            .map_err(LoadError::Describe)?;
+        check_description(&description)?;
+        let actions = compiled.actions().map_err(LoadError::Describe)?;
+        check_actions(&actions)?;
+        Ok(Arc::new(Self {
+            hash: BundleHash(sha256(bytes)),
+            bytes_len: bytes.len(),
+            admission,
+            description,
+            actions,
+            compiled,
+        }))
     }
+
     /// SHA-256 of its bytes.
     pub fn hash(&self) -> BundleHash {
-        panic!("not written yet")
+        self.hash
     }
+
     /// How many bytes it has.
     pub fn bytes_len(&self) -> usize {
-        panic!("not written yet")
+        self.bytes_len
     }
+
     /// What it says of itself.
     pub fn description(&self) -> &Description {
-        panic!("not written yet")
+        &self.description
     }
+
     /// What its wallets' half can be asked to do; empty without one.
     pub fn actions(&self) -> &[Action] {
-        panic!("not written yet")
+        &self.actions
     }
+
     /// What it is able to do, in words, from its imports alone.
     pub fn capabilities(&self) -> &[String] {
-        panic!("not written yet")
+        &self.admission.capabilities
     }
+
     /// Whether guardians can load it.
     pub fn has_server(&self) -> bool {
-        panic!("not written yet")
+        self.admission.has_server
     }
+
     /// Whether wallets can load it.
     pub fn has_client(&self) -> bool {
-        panic!("not written yet")
+        self.admission.has_client
     }
+
     /// Whether it holds the wallet's money.
     pub fn has_ecash(&self) -> bool {
-        panic!("not written yet")
+        self.admission.has_ecash
     }
+
     /// Checks the arguments for a new instance. From any thread.
     ///
     /// # Errors
     /// `Refused` with `bad-argument` before the module sees arguments of the wrong
     /// kinds; what the module says otherwise.
-    pub fn configure(&self, _arguments: &[Argument]) -> Result<Setup, CallError> {
-        panic!("not written yet")
+    pub fn configure(&self, arguments: &[Argument]) -> Result<Setup, CallError> {
+        check_arguments(&self.description.configuration, arguments)?;
+        let arguments = convert::to_arguments(arguments);
+        let setup = self.compiled.pure(Phase::Pure, None, |info, store| {
+            let setup = info.call_configure(store, &arguments)?;
+            Ok(setup.map_err(convert::refusal).and_then(convert::setup))
+        })?;
+        Ok(setup?)
+    }
+}
+
+/// A component's code on every engine there is.
+pub(crate) struct Compiled {
+    engines: Arc<Engines>,
+    consensus: Option<InstancePre<Call>>,
+    query: InstancePre<Call>,
+    info: module_info::GuestIndices,
+    pub(crate) server: Option<server::GuestIndices>,
+    pub(crate) client: Option<client::GuestIndices>,
+    pub(crate) ecash: Option<ecash::GuestIndices>,
+    log: Arc<LogGate>,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled").finish_non_exhaustive()
+    }
+}
+
+/// Nobody: what calls have that reach no host.
+struct Nobody;
+
+impl Host for Nobody {}
+
+impl Compiled {
+    fn new(engines: &Arc<Engines>, bytes: &[u8], admission: &Admission) -> wasmtime::Result<Self> {
+        let compile = |machine: &Machine| {
+            let component = Component::from_binary(&machine.engine, bytes)?;
+            machine.linker.instantiate_pre(&component)
+        };
+        let query = compile(&engines.query)?;
+        let consensus = engines.consensus.as_ref().map(compile).transpose()?;
+        Ok(Self {
+            engines: engines.clone(),
+            info: module_info::GuestIndices::new(&query)?,
+            server: admission
+                .has_server
+                .then(|| server::GuestIndices::new(&query))
+                .transpose()?,
+            client: admission
+                .has_client
+                .then(|| client::GuestIndices::new(&query))
+                .transpose()?,
+            ecash: admission
+                .has_ecash
+                .then(|| ecash::GuestIndices::new(&query))
+                .transpose()?,
+            query,
+            consensus,
+            log: Arc::new(LogGate::new()),
+        })
+    }
+
+    /// A metered call of `module-info` that reaches no host.
+    pub(crate) fn pure<T: Send>(
+        &self,
+        phase: Phase,
+        context: Option<Arc<Context>>,
+        f: impl FnOnce(&module_info::Guest, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+    ) -> Result<T, CallError> {
+        let request = self.pure_request(phase, context);
+        call(
+            &self.engines.query,
+            &self.query,
+            request,
+            |store, instance| {
+                let info = self.info.load(&mut *store, instance)?;
+                f(&info, store)
+            },
+        )
+        .result
+    }
+
+    fn pure_request(&self, phase: Phase, context: Option<Arc<Context>>) -> Request {
+        Request {
+            phase,
+            host: Arc::new(Nobody),
+            context,
+            log: self.log.clone(),
+            fuel: Some(limits::MAX_FUEL),
+            time: limits::CALL_TIME,
+        }
+    }
+
+    fn actions(&self) -> Result<Vec<Action>, CallError> {
+        let Some(client) = &self.client else {
+            return Ok(Vec::new());
+        };
+        let request = self.pure_request(Phase::Pure, None);
+        call(
+            &self.engines.query,
+            &self.query,
+            request,
+            |store, instance| {
+                let client = client.load(&mut *store, instance)?;
+                client.call_actions(store).map(convert::actions)
+            },
+        )
+        .result
+    }
+
+    /// A call that is metered and agreed upon.
+    pub(crate) fn metered<T: Send>(
+        &self,
+        request: Request,
+        f: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T> + Send,
+    ) -> Called<T> {
+        match (&self.engines.consensus, &self.consensus) {
+            (Some(machine), Some(pre)) => call(machine, pre, request, f),
+            _ => Called {
+                result: Err(HostError("these engines are a wallet's".into()).into()),
+                fuel: 0,
+            },
+        }
+    }
+
+    /// A call that the clock ends.
+    pub(crate) fn timed<T: Send>(
+        &self,
+        request: Request,
+        f: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T> + Send,
+    ) -> Result<T, CallError> {
+        call(&self.engines.query, &self.query, request, f).result
     }
 }

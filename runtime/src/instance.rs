@@ -1,145 +1,439 @@
 //! A bundle in a federation, and the calls into it.
+//!
+//! Every call has a store of its own. What a module writes goes to the [`Host`]
+//! that the call was given; whether it is kept is the host's business: of a call
+//! that gives an error nothing is.
 
-#![allow(missing_docs, unused_variables, reason = "signatures first")]
+use std::{sync::Arc, time::Duration};
 
-use std::sync::Arc;
-
-use modmint_core::{Amount, Argument, OutPoint, PeerId, rest::AuditLine};
+use modmint_core::{
+    Amount, Argument, OutPoint, Parameter, PeerId, Refusal, check_arguments, rest::AuditLine,
+};
+use wasmtime::Store;
 
 use crate::{
     Answer, Bundle, CallError, Called, Context, Host, InputEffect, OutputEffect, RenderItem,
+    bindings::exports::modmint::module::{client, ecash, server},
+    call::{Call, LogGate, Request},
+    convert::{self, Checked},
+    limits,
+    prices::Phase,
     wallet::{Completion, Event, Transition},
 };
 
 /// A bundle in a federation.
-#[derive(Debug)]
+///
+/// A call of a half that the bundle does not have is refused with `no-such-half`.
 pub struct Instance {
     bundle: Arc<Bundle>,
-    context: Context,
+    context: Arc<Context>,
+    log: Arc<LogGate>,
 }
 
-impl Instance {
-    pub fn new(bundle: Arc<Bundle>, context: Context) -> Arc<Self> {
-        Arc::new(Self { bundle, context })
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance")
+            .field("bundle", &self.bundle)
+            .field("context", &self.context)
+            .finish_non_exhaustive()
     }
+}
+
+type Returned<T> = wasmtime::Result<T>;
+
+impl Instance {
+    /// The bundle as the instance that `context` names.
+    pub fn new(bundle: Arc<Bundle>, context: Context) -> Arc<Self> {
+        Arc::new(Self {
+            bundle,
+            context: Arc::new(context),
+            log: Arc::new(LogGate::new()),
+        })
+    }
+
+    /// What runs.
     pub fn bundle(&self) -> &Arc<Bundle> {
         &self.bundle
     }
+
+    /// As what it runs.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
+    /// JSON for people. Metered; from any thread.
+    ///
+    /// # Errors
+    /// The module refuses bytes that it did not produce.
     pub fn render(&self, item: RenderItem, bytes: &[u8]) -> Result<String, CallError> {
-        panic!("not written yet")
+        let item = convert::to_item(item);
+        let text = self.bundle.compiled.pure(
+            Phase::Stateless,
+            Some(self.context.clone()),
+            |info, store| {
+                let text = info.call_render(store, &item, bytes)?;
+                Ok(text.map_err(convert::refusal).and_then(convert::rendered))
+            },
+        )?;
+        Ok(text?)
+    }
+}
+
+/// Consensus. Metered with fuel on the consensus engine: results, refusals and
+/// traps are the same on every guardian. In place on a thread of
+/// [`crate::spawn_guest_thread`] or [`crate::guest_pool`], on a thread made for the
+/// call anywhere else.
+impl Instance {
+    /// Once, when the instance is founded.
+    pub fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
+        self.consensus(host, Phase::Consensus, |server, store| {
+            Ok(server.call_init(store)?.map_err(convert::refusal))
+        })
     }
 
-    pub fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
-        panic!("not written yet")
-    }
+    /// An input of a transaction.
     pub fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
-        panic!("not written yet")
+        self.consensus(host, Phase::Consensus, |server, store| {
+            let effect = server.call_process_input(store, input)?;
+            Ok(effect
+                .map_err(convert::refusal)
+                .and_then(|effect| convert::input_effect(&effect)))
+        })
     }
+
+    /// An output of a transaction.
     pub fn process_output(
         &self,
         host: &Arc<dyn Host>,
         output: &[u8],
         out_point: OutPoint,
     ) -> Called<OutputEffect> {
-        panic!("not written yet")
+        let out_point = convert::to_out_point(&out_point);
+        self.consensus(host, Phase::Consensus, |server, store| {
+            let effect = server.call_process_output(store, output, &out_point)?;
+            Ok(effect
+                .map_err(convert::refusal)
+                .and_then(|effect| convert::output_effect(&effect)))
+        })
     }
+
+    /// A consensus item in the name of `peer`.
     pub fn process_consensus_item(
         &self,
         host: &Arc<dyn Host>,
         peer: PeerId,
         item: &[u8],
     ) -> Called<()> {
-        panic!("not written yet")
+        self.consensus(host, Phase::Consensus, |server, store| {
+            let done = server.call_process_consensus_item(store, peer.0, item)?;
+            Ok(done.map_err(convert::refusal))
+        })
     }
+
+    /// One step from the storage of version `from`; again with each cursor that it
+    /// returns.
     pub fn migrate_server(
         &self,
         host: &Arc<dyn Host>,
         from: u32,
         cursor: Option<Vec<u8>>,
     ) -> Called<Option<Vec<u8>>> {
-        panic!("not written yet")
-    }
-    pub fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
-        panic!("not written yet")
+        self.consensus(host, Phase::Consensus, |server, store| {
+            let next = server.call_migrate(store, from, cursor.as_deref())?;
+            Ok(next.map_err(convert::refusal))
+        })
     }
 
+    /// The module's own books.
+    pub fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
+        self.consensus(host, Phase::Audit, |server, store| {
+            Ok(convert::audit(server.call_audit(store)?))
+        })
+    }
+}
+
+/// A guardian's own calls, with a time limit. From any thread with a stack of
+/// 2 MiB.
+///
+/// # Errors
+/// As [`CallError`] says; `Refused` with `no-such-…` or `bad-argument` before the
+/// module sees names and arguments that it has not declared.
+#[allow(clippy::missing_errors_doc, reason = "said above for all of them")]
+impl Instance {
+    /// All the items that this guardian wants ordered now.
     pub fn propose(&self, host: &Arc<dyn Host>) -> Result<Vec<Vec<u8>>, CallError> {
-        panic!("not written yet")
+        self.guardian(host, Phase::Propose, |server, store| {
+            Ok(Ok(server.call_propose(store)?))
+        })
     }
+
+    /// All the bitcoin transactions that should be in the mempool now.
     pub fn broadcast(&self, host: &Arc<dyn Host>) -> Result<Vec<Vec<u8>>, CallError> {
-        panic!("not written yet")
+        self.guardian(host, Phase::Propose, |server, store| {
+            Ok(Ok(server.call_broadcast(store)?))
+        })
     }
+
+    /// What this guardian's operator asks for, as items to be ordered.
     pub fn command(
         &self,
         host: &Arc<dyn Host>,
         name: &str,
         arguments: &[Argument],
     ) -> Result<Vec<Vec<u8>>, CallError> {
-        panic!("not written yet")
+        let declared = self.bundle.description().commands.iter();
+        let declared = declared.map(|command| (command.name.as_str(), &command.parameters));
+        check("command", declared, name, arguments)?;
+        let arguments = convert::to_arguments(arguments);
+        self.guardian(host, Phase::Propose, |server, store| {
+            let items = server.call_command(store, name, &arguments)?;
+            Ok(items.map_err(convert::refusal))
+        })
     }
+
+    /// This guardian's contributions to the outcomes of these outputs, in order.
     pub fn outcomes(
         &self,
         host: &Arc<dyn Host>,
         out_points: &[OutPoint],
     ) -> Result<Vec<Option<Vec<u8>>>, CallError> {
-        panic!("not written yet")
+        let asked: Vec<_> = out_points.iter().map(convert::to_out_point).collect();
+        self.guardian(host, Phase::Query, |server, store| {
+            let outcomes = server.call_outcomes(store, &asked)?;
+            Ok(convert::outcomes(asked.len(), outcomes))
+        })
     }
+
+    /// What anybody may ask.
     pub fn query(
         &self,
         host: &Arc<dyn Host>,
         name: &str,
         arguments: &[Argument],
     ) -> Result<Answer, CallError> {
-        panic!("not written yet")
+        let declared = self.bundle.description().queries.iter();
+        let declared = declared.map(|query| (query.name.as_str(), &query.parameters));
+        check("query", declared, name, arguments)?;
+        let arguments = convert::to_arguments(arguments);
+        self.guardian(host, Phase::Query, |server, store| {
+            let answer = server.call_query(store, name, &arguments)?;
+            Ok(answer.map_err(convert::refusal).and_then(convert::answer))
+        })
     }
+}
 
+/// A wallet's calls, with a time limit. From any thread with a stack of 2 MiB.
+///
+/// # Errors
+/// As [`CallError`] says; `Refused` with `no-such-action` or `bad-argument` before
+/// the module sees names and arguments that it has not declared.
+#[allow(clippy::missing_errors_doc, reason = "said above for all of them")]
+impl Instance {
+    /// Begins an operation.
     pub fn start(
         &self,
         host: &Arc<dyn Host>,
         action: &str,
         arguments: &[Argument],
     ) -> Result<Transition, CallError> {
-        panic!("not written yet")
+        let declared = self.bundle.actions().iter();
+        let declared = declared.map(|action| (action.name.as_str(), &action.parameters));
+        check("action", declared, action, arguments)?;
+        let arguments = convert::to_arguments(arguments);
+        self.wallet(host, Phase::Wallet, |client, store| {
+            let transition = client.call_start(store, action, &arguments)?;
+            Ok(transition
+                .map_err(convert::refusal)
+                .and_then(convert::transition))
+        })
     }
+
+    /// Tells a machine what has happened.
     pub fn advance(
         &self,
         host: &Arc<dyn Host>,
         state: &[u8],
         event: Event,
     ) -> Result<Transition, CallError> {
-        panic!("not written yet")
+        let event = convert::to_event(event);
+        self.wallet(host, Phase::Wallet, |client, store| {
+            let transition = client.call_advance(store, state, &event)?;
+            Ok(transition
+                .map_err(convert::refusal)
+                .and_then(convert::transition))
+        })
     }
+
+    /// The machine that finds this module's money again.
     pub fn recover(
         &self,
         host: &Arc<dyn Host>,
         backup: Option<&[u8]>,
     ) -> Result<Transition, CallError> {
-        panic!("not written yet")
+        self.wallet(host, Phase::Wallet, |client, store| {
+            let transition = client.call_recover(store, backup)?;
+            Ok(transition
+                .map_err(convert::refusal)
+                .and_then(convert::transition))
+        })
     }
+
+    /// What `recover` needs beside the seed, at most 65536 bytes.
     pub fn backup(&self, host: &Arc<dyn Host>) -> Result<Vec<u8>, CallError> {
-        panic!("not written yet")
+        self.wallet(host, Phase::Look, |client, store| {
+            Ok(convert::backup(client.call_backup(store)?))
+        })
     }
+
+    /// One step from the wallet's storage of version `from`; again with each cursor
+    /// that it returns.
     pub fn migrate_client(
         &self,
         host: &Arc<dyn Host>,
         from: u32,
         cursor: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, CallError> {
-        panic!("not written yet")
+        self.wallet(host, Phase::Wallet, |client, store| {
+            let next = client.call_migrate(store, from, cursor.as_deref())?;
+            Ok(next.map_err(convert::refusal))
+        })
     }
+
+    /// What the e-cash module can spend now.
     pub fn balance(&self, host: &Arc<dyn Host>) -> Result<Amount, CallError> {
-        panic!("not written yet")
+        self.ecash(host, Phase::Look, |ecash, store| {
+            Ok(Ok(Amount(ecash.call_balance(store)?)))
+        })
     }
+
+    /// Makes a transaction even.
     pub fn complete(
         &self,
         host: &Arc<dyn Host>,
         inputs: Amount,
         outputs: Amount,
     ) -> Result<Completion, CallError> {
-        panic!("not written yet")
+        self.ecash(host, Phase::Wallet, |ecash, store| {
+            let completion = ecash.call_complete(store, inputs.msat(), outputs.msat())?;
+            Ok(completion
+                .map_err(convert::refusal)
+                .and_then(convert::completion))
+        })
     }
+}
+
+/// Whether `name` is declared and takes these arguments.
+fn check<'a>(
+    what: &str,
+    mut declared: impl Iterator<Item = (&'a str, &'a Vec<Parameter>)>,
+    name: &str,
+    arguments: &[Argument],
+) -> Result<(), Refusal> {
+    let Some((_, parameters)) = declared.find(|(declared, _)| *declared == name) else {
+        let shown: String = name.chars().take(80).collect();
+        return Err(Refusal::new(
+            format!("no-such-{what}"),
+            format!("this module has no {what} {shown:?}"),
+        ));
+    };
+    check_arguments(parameters, arguments)
+}
+
+fn no_such_half(half: &str) -> CallError {
+    Refusal::new(
+        "no-such-half",
+        format!("this bundle has no {half} for this"),
+    )
+    .into()
+}
+
+impl Instance {
+    fn request(&self, host: &Arc<dyn Host>, phase: Phase, time: Duration) -> Request {
+        Request {
+            phase,
+            host: host.clone(),
+            context: Some(self.context.clone()),
+            log: self.log.clone(),
+            fuel: None,
+            time,
+        }
+    }
+
+    fn consensus<T: Send>(
+        &self,
+        host: &Arc<dyn Host>,
+        phase: Phase,
+        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+    ) -> Called<T> {
+        let Some(server) = &self.bundle.compiled.server else {
+            return Called {
+                result: Err(no_such_half("server")),
+                fuel: 0,
+            };
+        };
+        let mut request = self.request(host, phase, Duration::MAX);
+        request.fuel = Some(limits::MAX_FUEL);
+        let called = self.bundle.compiled.metered(request, |store, instance| {
+            let server = server.load(&mut *store, instance)?;
+            f(&server, store)
+        });
+        Called {
+            result: flat(called.result),
+            fuel: called.fuel,
+        }
+    }
+
+    fn guardian<T: Send>(
+        &self,
+        host: &Arc<dyn Host>,
+        phase: Phase,
+        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+    ) -> Result<T, CallError> {
+        let server = self.bundle.compiled.server.as_ref();
+        let server = server.ok_or_else(|| no_such_half("server"))?;
+        let time = match phase {
+            Phase::Query => limits::QUERY_TIME,
+            _ => limits::CALL_TIME,
+        };
+        let request = self.request(host, phase, time);
+        flat(self.bundle.compiled.timed(request, |store, instance| {
+            let server = server.load(&mut *store, instance)?;
+            f(&server, store)
+        }))
+    }
+
+    fn wallet<T: Send>(
+        &self,
+        host: &Arc<dyn Host>,
+        phase: Phase,
+        f: impl FnOnce(&client::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+    ) -> Result<T, CallError> {
+        let client = self.bundle.compiled.client.as_ref();
+        let client = client.ok_or_else(|| no_such_half("client"))?;
+        let request = self.request(host, phase, limits::CALL_TIME);
+        flat(self.bundle.compiled.timed(request, |store, instance| {
+            let client = client.load(&mut *store, instance)?;
+            f(&client, store)
+        }))
+    }
+
+    fn ecash<T: Send>(
+        &self,
+        host: &Arc<dyn Host>,
+        phase: Phase,
+        f: impl FnOnce(&ecash::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+    ) -> Result<T, CallError> {
+        let ecash = self.bundle.compiled.ecash.as_ref();
+        let ecash = ecash.ok_or_else(|| no_such_half("ecash"))?;
+        let request = self.request(host, phase, limits::CALL_TIME);
+        flat(self.bundle.compiled.timed(request, |store, instance| {
+            let ecash = ecash.load(&mut *store, instance)?;
+            f(&ecash, store)
+        }))
+    }
+}
+
+/// A module's refusal is a call's error.
+fn flat<T>(result: Result<Checked<T>, CallError>) -> Result<T, CallError> {
+    Ok(result??)
 }

@@ -1,12 +1,19 @@
 //! Loads a module's bundle and calls it.
 
 mod admit;
+mod bindings;
 mod bundle;
+mod call;
 mod check;
+mod convert;
+mod describe;
 mod engine;
 mod host;
+mod imports;
 mod instance;
+pub mod limits;
 mod module;
+mod prices;
 mod thread;
 mod trap;
 pub mod wallet;
