@@ -1,1 +1,32 @@
-//! placeholder
+//! The wallet: a library, and the program `modmint-cli` on top of it.
+//!
+//! A wallet knows no module. It fetches bundles by the hashes in a federation's
+//! config, runs their client halves as machines without I/O, makes each step
+//! durable in one write, and only then carries out what the machines want:
+//! transactions, outcomes, queries, HTTP, waiting.
+//!
+//! - [`seed`]: twelve words and what is derived from them
+//! - `database`: RocksDB, its lock, its crash points
+//! - [`guardians`]: asking guardians over REST so that f liars and the dead do
+//!   not matter
+//! - [`module`], `executor`, `host`: calls into modules, one at a time, each one
+//!   write
+//! - `runner`: carries out effects and brings back what came of them
+//! - [`Wallet`], [`Federation`]: the API; [`WalletClient`], [`MintClient`]: typed
+//!   conveniences on top of it
+//!
+//! What a module's bytes mean is not known here, nor is anything of consensus
+//! beyond what a wallet can check: hashes, signatures, equal answers.
+
+mod database;
+mod error;
+pub mod guardians;
+pub mod module;
+mod operation;
+pub mod seed;
+
+pub use database::{CRASH_VARIABLE, Lock};
+pub use error::WalletError;
+pub use operation::{
+    Fate, OperationId, OperationStatus, OperationView, QuoteFee, SpendQuote, TransactionView,
+};

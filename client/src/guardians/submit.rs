@@ -1,0 +1,275 @@
+//! A transaction's way into consensus, and its fate.
+//!
+//! It is given to one guardian at random, undecided after a second to f more, and
+//! at last to all; a guardian that refuses it has an opinion, no more. What is
+//! final is told by f + 1 guardians. Past its expiry an undecided transaction is
+//! dead: guardians whose agreed time is past it can never decide it any more, and
+//! if n − f of those know neither a decision nor an outcome of its first output,
+//! nobody does. (Decisions may be forgotten after the expiry; outcomes are not.)
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use modmint_core::{InstanceId, OutPoint, PeerId, Refusal, TxId, consensus::TransactionStatus};
+use tokio::sync::{mpsc, watch};
+
+use super::{AskError, Guardian, Guardians, quorum::LONG_POLL};
+use crate::operation::Fate;
+
+/// When f more guardians are given an undecided transaction.
+const SECOND_ROUND: Duration = Duration::from_secs(1);
+/// When all are, and again: a guardian that was restarted has forgotten it.
+const LATER_ROUNDS: Duration = Duration::from_secs(5);
+/// Between two looks at one guardian that answered at once.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+
+/// What guardians said when they were given a transaction that they did not
+/// take. It is not final: the reason may go away until the transaction expires.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opinions {
+    /// By guardian.
+    pub refusals: BTreeMap<PeerId, Refusal>,
+    /// Guardians that took it.
+    pub taken: BTreeSet<PeerId>,
+}
+
+impl Opinions {
+    /// The refusal, if `threshold` guardians refused and none took it: that of
+    /// the code that most of them gave.
+    pub fn refused_by(&self, threshold: usize) -> Option<&Refusal> {
+        if self.refusals.len() < threshold || !self.taken.is_empty() {
+            return None;
+        }
+        let mut codes: BTreeMap<&str, usize> = BTreeMap::new();
+        for refusal in self.refusals.values() {
+            *codes.entry(&refusal.code).or_default() += 1;
+        }
+        let (code, _) = codes.into_iter().max_by_key(|(_, count)| *count)?;
+        self.refusals.values().find(|refusal| refusal.code == code)
+    }
+}
+
+/// What one guardian knows.
+enum Known {
+    /// A final status, and its text.
+    Decided(TransactionStatus, Option<String>),
+    /// Past the expiry: whether its first output has an outcome.
+    Past { outcome: bool },
+}
+
+impl Guardians {
+    /// Brings a transaction into consensus and learns its fate. Never gives up by
+    /// itself. `opinions` is told what guardians say that do not take it.
+    pub async fn submit(
+        &self,
+        txid: TxId,
+        bytes: &[u8],
+        expires: u64,
+        first_output: Option<InstanceId>,
+        opinions: &watch::Sender<Opinions>,
+    ) -> Fate {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let look = self.all().iter().map(|guardian| {
+            let tell = tell.clone();
+            async move {
+                loop {
+                    let known = look(guardian, &txid, expires, first_output).await;
+                    let is_final = matches!(known, Known::Decided(..));
+                    if tell.send((guardian.peer, known)).is_err() || is_final {
+                        return;
+                    }
+                    tokio::time::sleep(LEAST_PAUSE * 5).await;
+                }
+            }
+        });
+        let looking = async {
+            futures::future::join_all(look).await;
+            std::future::pending::<()>().await;
+        };
+        let judging = async {
+            let mut known = BTreeMap::new();
+            while let Some((peer, news)) = told.recv().await {
+                known.insert(peer, news);
+                if let Some(fate) = self.judge(&known) {
+                    return fate;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            fate = judging => fate,
+            () = looking => unreachable_pending().await,
+            () = self.give(bytes, opinions) => unreachable_pending().await,
+        }
+    }
+
+    /// Gives the transaction to guardians, for ever.
+    async fn give(&self, bytes: &[u8], opinions: &watch::Sender<Opinions>) {
+        let mut order = self.by_health().into_iter();
+        let give = |guardian: Arc<Guardian>| async move {
+            let took = match guardian.submit(bytes).await {
+                Ok(_) => {
+                    opinions.send_modify(|opinions| {
+                        opinions.refusals.remove(&guardian.peer);
+                        opinions.taken.insert(guardian.peer);
+                    });
+                    true
+                }
+                Err(AskError::Refused(problem)) => {
+                    let refusal = Refusal::new(problem.code, problem.detail);
+                    opinions.send_if_modified(|opinions| {
+                        opinions.refusals.insert(guardian.peer, refusal.clone())
+                            != Some(refusal)
+                    });
+                    false
+                }
+                Err(_) => false,
+            };
+            took
+        };
+        // To one, and while nobody has it to the next; a second later to f more.
+        for (more, pause) in [(1, SECOND_ROUND), (self.proof() - 1, LATER_ROUNDS)] {
+            let begun = Instant::now();
+            let mut giving: FuturesUnordered<_> = order.by_ref().take(more).map(&give).collect();
+            let round = async {
+                while let Some(took) = giving.next().await {
+                    if !took && let Some(next) = order.next() {
+                        giving.push(give(next));
+                    }
+                }
+            };
+            // Who does not answer within the round holds up nobody.
+            if tokio::time::timeout(pause, round).await.is_ok() {
+                let refused = opinions.borrow().taken.is_empty();
+                if !refused {
+                    tokio::time::sleep(pause.saturating_sub(begun.elapsed())).await;
+                }
+            }
+        }
+        loop {
+            let begun = Instant::now();
+            let all: FuturesUnordered<_> = self
+                .all()
+                .iter()
+                .filter(|guardian| guardian.health.pause().is_zero())
+                .cloned()
+                .map(&give)
+                .collect();
+            let round = all.for_each(|_| std::future::ready(()));
+            // Time out or not: it goes on.
+            let _ = tokio::time::timeout(LATER_ROUNDS * 2, round).await;
+            tokio::time::sleep(LATER_ROUNDS.saturating_sub(begun.elapsed()).max(LEAST_PAUSE))
+                .await;
+        }
+    }
+
+    fn judge(&self, known: &BTreeMap<PeerId, Known>) -> Option<Fate> {
+        // A fact is proven by f + 1 equal answers.
+        for news in known.values() {
+            let Known::Decided(status, message) = news else {
+                continue;
+            };
+            let equal = known
+                .values()
+                .filter(|other| matches!(other, Known::Decided(other, _) if other == status))
+                .count();
+            if equal >= self.proof() {
+                return Fate::of(status, message.as_deref());
+            }
+        }
+        let count = |wanted: bool| {
+            known
+                .values()
+                .filter(|news| matches!(news, Known::Past { outcome } if *outcome == wanted))
+                .count()
+        };
+        let accepted = known
+            .values()
+            .filter(|news| {
+                matches!(
+                    news,
+                    Known::Past { outcome: true }
+                        | Known::Decided(TransactionStatus::Accepted { .. }, _)
+                )
+            })
+            .count();
+        if accepted >= self.proof() {
+            return Some(Fate::Accepted);
+        }
+        (count(false) >= self.threshold()).then(|| Fate::Rejected {
+            refusal: Refusal::new(
+                "expired",
+                "the federation did not decide the transaction before it expired; try again",
+            ),
+            input: None,
+            output: None,
+        })
+    }
+}
+
+/// The other branches of a select that has only one end.
+async fn unreachable_pending<T>() -> T {
+    std::future::pending().await
+}
+
+/// One guardian, asked until it knows something.
+async fn look(
+    guardian: &Guardian,
+    txid: &TxId,
+    expires: u64,
+    first_output: Option<InstanceId>,
+) -> Known {
+    loop {
+        let begun = Instant::now();
+        if let Ok(response) = guardian.transaction(txid, LONG_POLL).await
+            && response.txid == *txid
+            && response.status.is_final()
+        {
+            return Known::Decided(response.status, response.message);
+        }
+        if let Some(known) = past(guardian, txid, expires, first_output).await {
+            return known;
+        }
+        let pause = guardian.health.pause().max(LEAST_PAUSE);
+        if begun.elapsed() < LONG_POLL {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// What the guardian knows of the transaction behind its expiry, if its agreed
+/// time is past that. Agreed time is asked first: what is undecided then stays
+/// so.
+async fn past(
+    guardian: &Guardian,
+    txid: &TxId,
+    expires: u64,
+    first_output: Option<InstanceId>,
+) -> Option<Known> {
+    if guardian.status().await.ok()?.unix_time < expires {
+        return None;
+    }
+    let response = guardian.transaction(txid, Duration::ZERO).await.ok()?;
+    if response.txid == *txid && response.status.is_final() {
+        return Some(Known::Decided(response.status, response.message));
+    }
+    let outcome = match first_output {
+        None => false,
+        Some(instance) => {
+            let first = OutPoint {
+                txid: *txid,
+                index: 0,
+            };
+            let outcomes = guardian
+                .outcomes(instance, &[first], Duration::ZERO)
+                .await
+                .ok()?;
+            outcomes.first()?.is_some()
+        }
+    };
+    Some(Known::Past { outcome })
+}
