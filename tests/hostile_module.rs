@@ -1,0 +1,215 @@
+//! A module that loops, traps, recurses and allocates without end, floods disk
+//! and log, and pays out what it never got: its items are refused, every guardian
+//! lives, and everybody else's money is safe.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Fixture, until};
+use modmint::{
+    federation::{Guardian, Module, Options},
+    tour::{receive, send},
+};
+use modmint_core::{
+    FederationId, Input, InstanceId, Output, Transaction, TransactionBody,
+    config::{HexBytes, SessionLimits},
+    consensus::TransactionStatus,
+    rest::{
+        FederationResponse, ModuleResponse, Problem, SubmitRequest, SubmitResponse,
+        TransactionResponse,
+    },
+};
+use modmint_crypto::{secp, tbs};
+use modmint_hostile::{Input as HostileInput, Misdeed, Output as HostileOutput};
+use reqwest::Client;
+
+const MINT: InstanceId = InstanceId(0);
+const HOSTILE: InstanceId = InstanceId(2);
+
+async fn federation_with_a_hostile_module() -> Fixture {
+    let mut options = Options::standard().expect("scripts/test builds the bundles");
+    let hostile = Module::built_in("hostile").expect("scripts/test builds the bundles");
+    options.modules.push(hostile);
+    // Sessions end while it goes on: what they check is checked.
+    options.session = SessionLimits {
+        epochs: 400,
+        ..SessionLimits::default()
+    };
+    Fixture::found(options).await
+}
+
+/// Gives a transaction to a guardian and waits until it is decided; the code, if
+/// it is refused then or at once.
+async fn submit(guardian: &Guardian, transaction: &Transaction) -> Result<(), String> {
+    let http = Client::builder().no_proxy().build().expect("a client");
+    let api = guardian.api_url();
+    let request = SubmitRequest {
+        transaction: HexBytes(transaction.encode()),
+    };
+    let answer = http.post(format!("{api}/v1/transactions")).json(&request);
+    let answer = answer.send().await.expect("the guardian answers");
+    let (status, body) = (answer.status(), answer.text().await.expect("with a body"));
+    if !status.is_success() {
+        assert!(status.is_client_error(), "{status} {body}");
+        let problem: Problem = serde_json::from_str(&body).expect("a problem");
+        return Err(problem.code);
+    }
+    let txid = serde_json::from_str::<SubmitResponse>(&body)
+        .expect("as described")
+        .txid;
+    let path = format!("/v1/transactions/{txid}?wait=60");
+    match guardian
+        .get::<TransactionResponse>(&path)
+        .await
+        .expect("its fate")
+        .status
+    {
+        TransactionStatus::Accepted { .. } => Ok(()),
+        TransactionStatus::Rejected { code, .. } => Err(code),
+        undecided => panic!("{undecided:?} after a minute"),
+    }
+}
+
+/// A transaction of these, all inputs signed by `secret`.
+async fn transaction(
+    guardian: &Guardian,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+    secret: &[u8; 32],
+) -> Transaction {
+    let id: FederationId = guardian
+        .get::<FederationResponse>("/v1/federation")
+        .await
+        .expect("it answers")
+        .id;
+    let now = guardian.status().await.expect("it answers").unix_time;
+    let body = TransactionBody {
+        expires: now + 3600,
+        inputs,
+        outputs,
+    };
+    let signature = secp::sign_schnorr(secret, &body.signature_hash(&id));
+    let signatures = vec![signature; body.inputs.len()];
+    Transaction { body, signatures }
+}
+
+fn input(input: &HostileInput) -> Input {
+    Input {
+        instance: HOSTILE,
+        bytes: borsh::to_vec(input).expect("encodes"),
+    }
+}
+
+fn output(output: &HostileOutput) -> Output {
+    Output {
+        instance: HOSTILE,
+        bytes: borsh::to_vec(output).expect("encodes"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() {
+    let federation = federation_with_a_hostile_module().await;
+    let alice = federation.rich_wallet("alice", 100_000).await;
+    let bob = federation.wallet("bob").await;
+    let secret = [7; 32];
+    let key = secp::public_key(&secret);
+
+    // In transactions.
+    for (turn, misdeed) in Misdeed::ALL.into_iter().enumerate() {
+        let guardian = &federation.guardians[turn % federation.size()];
+        let wrong = transaction(
+            guardian,
+            vec![input(&HostileInput::Commit(misdeed))],
+            Vec::new(),
+            &secret,
+        );
+        let code = submit(guardian, &wrong.await)
+            .await
+            .expect_err("an input misbehaves");
+        assert_ne!(code, "survived", "{misdeed:?}");
+        let wrong = output(&HostileOutput::Commit(misdeed));
+        let wrong = transaction(guardian, Vec::new(), vec![wrong], &secret).await;
+        let code = submit(guardian, &wrong)
+            .await
+            .expect_err("an output misbehaves");
+        assert_ne!(code, "survived", "{misdeed:?}");
+        println!("{misdeed:?}: {code}");
+    }
+
+    // In consensus items, which no guardian can refuse to order.
+    for misdeed in Misdeed::ALL {
+        for armed in [Some(misdeed), None] {
+            let guardian = &federation.guardians[0];
+            let arm = output(&HostileOutput::Arm(armed));
+            let arm = transaction(guardian, Vec::new(), vec![arm], &secret).await;
+            submit(guardian, &arm).await.expect("this one behaves");
+        }
+        federation.same_state_root().await.expect("one state root");
+    }
+
+    // In queries, and in what makes their answers readable.
+    let http = Client::builder().no_proxy().build().expect("a client");
+    for query in ["loop", "trap", "recurse", "allocate"] {
+        let api = federation.guardians[1].api_url();
+        let url = format!("{api}/v1/modules/{HOSTILE}/queries/{query}");
+        let request = http.post(url).timeout(Duration::from_secs(30));
+        let answer = request.json(&serde_json::json!({})).send().await;
+        let status = answer.expect("an answer, in time").status();
+        assert!(!status.is_success(), "{query}: {status}");
+    }
+
+    // Money from nothing, into real e-cash.
+    let steal = HostileInput::Steal {
+        value: 1 << 20,
+        key,
+    };
+    let loot = modmint_mint::BlindNote {
+        exponent: 20,
+        blinded_message: tbs::blind(b"loot", &[9; 32]),
+        tweak: [0; 16],
+    };
+    let loot = Output {
+        instance: MINT,
+        bytes: borsh::to_vec(&loot).expect("encodes"),
+    };
+    let guardian = &federation.guardians[2];
+    let theft = transaction(guardian, vec![input(&steal)], vec![loot], &secret).await;
+    let code = submit(guardian, &theft)
+        .await
+        .expect_err("money from nothing");
+    println!("theft: {code}");
+
+    for guardian in &federation.guardians {
+        guardian.ready().await.expect("every guardian lives");
+    }
+    let notes = send(&alice, 10_000).await.expect("e-cash goes on");
+    receive(&bob, &notes).await.expect("e-cash goes on");
+    federation.same_state_root().await.expect("one state root");
+    let modules: Vec<ModuleResponse> = guardian.get("/v1/modules").await.expect("it answers");
+    for module in modules.iter().filter(|module| module.instance != HOSTILE) {
+        assert!(
+            !module.paused,
+            "{} is paused for what another did",
+            module.kind
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_that_claims_riches_it_has_not_is_paused_when_the_session_ends() {
+    let federation = federation_with_a_hostile_module().await;
+    until("the module to be paused by every guardian", || async {
+        let mut paused = 0;
+        for guardian in &federation.guardians {
+            let modules = guardian.get::<Vec<ModuleResponse>>("/v1/modules").await;
+            let modules = modules.expect("it answers");
+            paused += usize::from(modules.iter().any(|m| m.instance == HOSTILE && m.paused));
+        }
+        paused == federation.size()
+    })
+    .await;
+    let alice = federation.rich_wallet("alice", 10_000).await;
+    assert!(alice.balance().await.expect("a balance") > 0);
+}

@@ -1,0 +1,221 @@
+//! A wallet killed behind each of its durable writes goes on where it was: no
+//! money is lost, none is made, and nothing has to be entered again that the
+//! wallet had taken.
+
+mod common;
+
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt};
+
+use common::shared;
+use modmint::{
+    tour::{receive, send},
+    wallet::{Outcome, Wallet},
+};
+use serde_json::Value;
+
+/// More writes than any of these commands makes.
+const MANY: u32 = 100;
+
+/// Whether the command was killed behind a write, as it was told to be.
+fn crashed(outcome: &Outcome) -> bool {
+    let aborted = outcome.status.signal() == Some(6);
+    assert!(aborted || outcome.status.success(), "{outcome:?}");
+    aborted
+}
+
+/// A wallet that is killed, and what it remembered before.
+struct Victim {
+    wallet: Wallet,
+    known: BTreeSet<String>,
+}
+
+impl Victim {
+    fn new(wallet: Wallet) -> Self {
+        Self {
+            wallet,
+            known: BTreeSet::new(),
+        }
+    }
+
+    async fn operations(&self) -> Vec<Value> {
+        let answer = self.wallet.run(&["operations"]).await.expect("a list");
+        let list = answer
+            .as_array()
+            .or_else(|| answer["operations"].as_array());
+        list.unwrap_or_else(|| panic!("no list: {answer}")).clone()
+    }
+
+    fn id(operation: &Value) -> String {
+        let id = operation["operation"]
+            .as_str()
+            .or_else(|| operation["id"].as_str());
+        id.unwrap_or_else(|| panic!("no id: {operation}"))
+            .to_owned()
+    }
+
+    /// The operation that is there since the last call, if there is one.
+    async fn new_operation(&mut self) -> Option<Value> {
+        let operations = self.operations().await;
+        let new: Vec<_> = operations
+            .into_iter()
+            .filter(|operation| self.known.insert(Self::id(operation)))
+            .collect();
+        assert!(new.len() <= 1, "more than one: {new:?}");
+        new.into_iter().next()
+    }
+
+    /// Lets everything that goes on come to its end.
+    async fn settle(&self) {
+        for operation in self.operations().await {
+            let over = ["done", "failed"]
+                .map(Value::from)
+                .contains(&operation["status"]);
+            if (!over || operation["settling"] == true) && operation["resting"] != true {
+                let waited = self.wallet.run(&["wait", &Self::id(&operation)]).await;
+                waited.unwrap_or_else(|error| panic!("{operation}: {error:#}"));
+            }
+        }
+    }
+
+    async fn balance(&self) -> u64 {
+        self.wallet.balance().await.expect("a balance")
+    }
+
+    async fn run(&self, arguments: &[&str], writes: u32) -> Outcome {
+        let crash = [("MODMINT_CRASH_AFTER_WRITE", &*writes.to_string())];
+        let outcome = self.wallet.try_run(arguments, &crash).await;
+        outcome.expect("the wallet can be started")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_killed_behind_any_write_of_a_deposit_claims_it_later() {
+    let federation = shared().await;
+    let mut alice = Victim::new(federation.wallet("depositor").await);
+    for writes in 1..=MANY {
+        let before = alice.balance().await;
+        let crash = [("MODMINT_CRASH_AFTER_WRITE", &*writes.to_string())];
+        let mut deposit = alice
+            .wallet
+            .begin(&["wallet", "deposit"], &crash)
+            .expect("it starts");
+        let shown = |line: &Value| line["details"]["address"].as_str().map(str::to_owned);
+        let mut address = deposit.progress(shown).await.ok();
+        let mut begun = address.is_some();
+        if address.is_none() {
+            let outcome = deposit.end().await.expect("it ends");
+            assert!(
+                crashed(&outcome),
+                "it ended without an address: {outcome:?}"
+            );
+            if let Some(operation) = alice.new_operation().await {
+                address = Some(shown(&operation).expect("an address that was kept"));
+            }
+            begun = address.is_some();
+        } else {
+            let address = address.take().expect("just looked");
+            federation
+                .bitcoind
+                .send(&address, 20_000)
+                .await
+                .expect("sent");
+            let blocks = 1 + federation.plan.finality_depth;
+            federation.bitcoind.mine(blocks).await.expect("mined");
+            let outcome = deposit.end().await.expect("it ends");
+            let ended = !crashed(&outcome);
+            alice.new_operation().await.expect("it is remembered");
+            if ended {
+                assert!(writes > 1, "it wrote nothing");
+                println!("a deposit makes {} writes", writes - 1);
+                let gained = alice.balance().await - before;
+                assert_eq!(gained, 20_000_000);
+                return;
+            }
+        }
+        if let Some(address) = address {
+            federation
+                .bitcoind
+                .send(&address, 20_000)
+                .await
+                .expect("sent");
+            let blocks = 1 + federation.plan.finality_depth;
+            federation.bitcoind.mine(blocks).await.expect("mined");
+        }
+        alice.settle().await;
+        let expected = before + if begun { 20_000_000 } else { 0 };
+        assert_eq!(
+            alice.balance().await,
+            expected,
+            "killed behind write {writes}"
+        );
+    }
+    panic!("a deposit makes more than {MANY} writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_killed_behind_any_write_of_a_send_loses_nothing() {
+    let federation = shared().await;
+    let mut alice = Victim::new(federation.rich_wallet("sender", 200_000).await);
+    let bob = federation.wallet("sender's friend").await;
+    let money = alice.balance().await;
+    alice.new_operation().await;
+    for writes in 1..=MANY {
+        let outcome = alice.run(&["mint", "send", "3000 sat"], writes).await;
+        let ended = !crashed(&outcome);
+        alice.settle().await;
+        if let Some(operation) = alice.new_operation().await {
+            let operation = alice
+                .wallet
+                .run(&["operation", &Victim::id(&operation)])
+                .await;
+            let operation = operation.expect("it is remembered");
+            let notes = operation["details"]["notes"].as_str();
+            let notes = notes.unwrap_or_else(|| panic!("no notes: {operation}"));
+            receive(&bob, notes).await.expect("the notes are good");
+        }
+        let bobs = bob.balance().await.expect("a balance");
+        assert_eq!(
+            alice.balance().await + bobs,
+            money,
+            "killed behind write {writes}"
+        );
+        if ended {
+            println!("a send makes {} writes", writes - 1);
+            return;
+        }
+    }
+    panic!("a send makes more than {MANY} writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_killed_behind_any_write_of_a_receive_has_the_money_later() {
+    let federation = shared().await;
+    let alice = federation.rich_wallet("payer", 200_000).await;
+    let mut bob = Victim::new(federation.wallet("receiver").await);
+    let money = alice.balance().await.expect("a balance");
+    for writes in 1..=MANY {
+        let notes = send(&alice, 3_000).await.expect("a wallet can send");
+        let outcome = bob.run(&["mint", "receive", &notes], writes).await;
+        let ended = !crashed(&outcome);
+        bob.settle().await;
+        if bob.new_operation().await.is_none() {
+            // Killed before it had taken the notes: they are tried again.
+            assert!(!ended, "it ended and remembers nothing");
+            receive(&bob.wallet, &notes)
+                .await
+                .expect("the notes are good");
+            bob.new_operation().await.expect("it is remembered");
+        }
+        let alices = alice.balance().await.expect("a balance");
+        assert_eq!(
+            alices + bob.balance().await,
+            money,
+            "killed behind write {writes}"
+        );
+        if ended {
+            println!("a receive makes {} writes", writes - 1);
+            return;
+        }
+    }
+    panic!("a receive makes more than {MANY} writes");
+}
