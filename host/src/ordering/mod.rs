@@ -5,13 +5,39 @@
 //! while there is work. What an epoch's units mean is found out in `pipeline`;
 //! who signs a session's header in `sessions`.
 
-use std::{path::PathBuf, sync::Arc};
+mod format;
+mod instance;
+mod keychain;
+mod log;
+#[cfg(test)]
+mod tests;
+mod wake;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering as Memory},
+    },
+    time::{Duration, Instant},
+};
 
 use modmint_core::{
     FederationId, PeerId, PublicKey, config::SessionLimits, consensus::OrderedUnit,
 };
-use tokio::sync::{Notify, mpsc};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+use tracing::warn;
 use zeroize::Zeroizing;
+
+use instance::{Instance, Mode};
+use keychain::GuardianKeys;
+use log::LogId;
+use wake::Leases;
 
 use crate::p2p::{P2p, PeerMessage};
 
@@ -77,6 +103,9 @@ pub enum OrderingError {
     /// A guardian's key is no point of secp256k1.
     #[error("the consensus key of guardian {0} is not a point of secp256k1")]
     Key(PeerId),
+    /// The secret is none, or not that of this guardian's key.
+    #[error("the consensus secret is not that of guardian {0}'s key")]
+    Secret(PeerId),
     /// The unit logs cannot be read or written.
     #[error("unit logs in {directory}: {source}")]
     UnitLog {
@@ -87,44 +116,371 @@ pub enum OrderingError {
     },
 }
 
+/// How many ended sessions go on answering until they are retired.
+const MAX_ENDED: u64 = 3;
+/// Epochs that wait behind a full channel before this guardian stops making units.
+const MAX_BACKLOG: usize = 16;
+
 /// The running sessions.
 pub struct Ordering {
-    setup: OrderingSetup,
+    context: Arc<Context>,
+    sessions: Arc<Mutex<Sessions>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What all sessions share.
+struct Context {
+    me: PeerId,
+    tag: FederationId,
+    keys: Arc<GuardianKeys>,
+    directory: PathBuf,
+    limits: SessionLimits,
+    payloads: Arc<dyn PayloadSource>,
+    p2p: Arc<P2p>,
+    leases: Leases,
+    /// Rung when whoever waits in `get_data` should look again.
+    bell: Notify,
+    /// Notified when there may be a reason to send leases.
+    work: Notify,
+    delivered: mpsc::UnboundedSender<Epoch>,
+    /// How many of the delivered ones wait for room.
+    backlog: AtomicUsize,
+}
+
+/// The instances by session: ended ones, the running one, the parked one.
+struct Sessions {
+    current: u64,
+    single: bool,
+    instances: BTreeMap<u64, Instance>,
 }
 
 impl Ordering {
     /// Runs `first_session` and keeps the next one ready; to be called within a
-    /// tokio runtime.
+    /// tokio runtime. Earlier sessions that were never retired answer peers again.
     ///
     /// # Errors
     /// When a key is none, or the unit logs cannot be read.
     pub fn start(setup: OrderingSetup) -> Result<Arc<Self>, OrderingError> {
-        Ok(Arc::new(Self { setup }))
+        let OrderingSetup {
+            me,
+            consensus_keys,
+            consensus_secret,
+            tag,
+            directory,
+            first_session,
+            limits,
+            payloads,
+            epochs,
+            p2p,
+            incoming,
+            single,
+        } = setup;
+        let keys = GuardianKeys::new(me, &consensus_secret, &consensus_keys, tag)?;
+        let logs = log::sessions(&directory, &tag).map_err(|source| OrderingError::UnitLog {
+            directory: directory.clone(),
+            source,
+        })?;
+        let (delivered, deliveries) = mpsc::unbounded_channel();
+        let context = Arc::new(Context {
+            me,
+            tag,
+            leases: Leases::new(keys.count()),
+            keys: Arc::new(keys),
+            directory,
+            limits,
+            payloads,
+            p2p,
+            bell: Notify::new(),
+            work: Notify::new(),
+            delivered,
+            backlog: AtomicUsize::new(0),
+        });
+        let sessions = Sessions::start(&context, first_session, single, &logs);
+        let sessions = Arc::new(Mutex::new(sessions));
+        let tasks = vec![
+            tokio::spawn(forward(context.clone(), deliveries, epochs)),
+            tokio::spawn(route(context.clone(), sessions.clone(), incoming)),
+            tokio::spawn(greet(context.clone(), sessions.clone())),
+            tokio::spawn(keep_awake(context.clone(), sessions.clone())),
+        ];
+        Ok(Arc::new(Self {
+            context,
+            sessions,
+            tasks: Mutex::new(tasks),
+        }))
     }
 
     /// The session's last epoch has been processed: later ones are dropped, the
     /// next session goes on, and this one goes on answering those behind.
     pub fn end_session(&self, session: u64) {
-        let _ = (session, &self.setup);
+        self.sessions.lock().end(&self.context, session);
+        self.context.look_again();
     }
 
-    /// The session's header is signed and stored: its instance is stopped and its
-    /// unit log deleted.
+    /// The session's header is signed and durably stored: its instance is stopped
+    /// and its unit log deleted.
     pub fn retire(&self, session: u64) {
-        let _ = session;
+        self.sessions.lock().retire(&self.context, session);
     }
 
     /// The sessions before were taken from signed outcomes: theirs are dropped
     /// and `session` is run.
     pub fn skip_to(&self, session: u64) {
-        let _ = session;
+        self.sessions.lock().skip_to(&self.context, session);
+        self.context.look_again();
     }
 
     /// What is wrong; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
-        vec![]
+        let sessions = self.sessions.lock();
+        sessions
+            .instances
+            .values()
+            .flat_map(Instance::problems)
+            .collect()
     }
 
     /// Stops all instances.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        let instances = std::mem::take(&mut self.sessions.lock().instances);
+        let stops = instances.into_values().map(|instance| instance.stop(false));
+        futures::future::join_all(stops).await;
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Ordering {
+    fn drop(&mut self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Sessions {
+    fn start(context: &Arc<Context>, current: u64, single: bool, logs: &[u64]) -> Self {
+        let mut sessions = Self {
+            current,
+            single,
+            instances: BTreeMap::new(),
+        };
+        for &session in logs.iter().filter(|session| **session < current) {
+            if session + MAX_ENDED >= current {
+                sessions.add(context, session, Mode::Ended);
+            } else {
+                context.delete_log(session);
+            }
+        }
+        sessions.run_current(context);
+        sessions
+    }
+
+    fn add(&mut self, context: &Arc<Context>, session: u64, mode: Mode) {
+        let instance = Instance::start(context.clone(), session, mode);
+        self.instances.insert(session, instance);
+    }
+
+    /// Releases the current session and parks the next.
+    fn run_current(&mut self, context: &Arc<Context>) {
+        match self.instances.get(&self.current) {
+            Some(parked) => parked.release(),
+            None => self.add(context, self.current, Mode::Running),
+        }
+        if !self.single && !self.instances.contains_key(&(self.current + 1)) {
+            self.add(context, self.current + 1, Mode::Parked);
+        }
+    }
+
+    fn end(&mut self, context: &Arc<Context>, session: u64) {
+        if session != self.current {
+            warn!(
+                session,
+                current = self.current,
+                "only the current session can end"
+            );
+            return;
+        }
+        if let Some(instance) = self.instances.get(&session) {
+            instance.end();
+        }
+        if self.single {
+            return;
+        }
+        self.current += 1;
+        self.run_current(context);
+        self.stop_below(self.current.saturating_sub(MAX_ENDED), false);
+    }
+
+    fn retire(&mut self, context: &Arc<Context>, session: u64) {
+        if session > self.current || (session == self.current && !self.single) {
+            warn!(
+                session,
+                current = self.current,
+                "a session that goes on cannot be retired"
+            );
+            return;
+        }
+        match self.instances.remove(&session) {
+            Some(instance) => drop(tokio::spawn(instance.stop(true))),
+            None => context.delete_log(session),
+        }
+    }
+
+    fn skip_to(&mut self, context: &Arc<Context>, session: u64) {
+        if session <= self.current {
+            return;
+        }
+        self.stop_below(session, true);
+        self.current = session;
+        self.run_current(context);
+    }
+
+    fn stop_below(&mut self, session: u64, delete_logs: bool) {
+        let kept = self.instances.split_off(&session);
+        for instance in std::mem::replace(&mut self.instances, kept).into_values() {
+            tokio::spawn(instance.stop(delete_logs));
+        }
+    }
+
+    /// The session that has work to do, if it has.
+    fn working(&self, context: &Context) -> Option<(u64, Duration)> {
+        let current = self.instances.get(&self.current)?;
+        let working = context.payloads.has_work()
+            || current.has_undecided()
+            // Somebody has ended this session: we are behind.
+            || context.leases.any_fresh(|session| session > self.current);
+        working.then(|| (self.current, current.since_progress()))
+    }
+}
+
+impl Context {
+    fn deliver(&self, epoch: Epoch) {
+        self.backlog.fetch_add(1, Memory::Relaxed);
+        // An error: everything is being shut down.
+        let _ = self.delivered.send(epoch);
+    }
+
+    /// Whether epochs pile up because they are processed too slowly.
+    fn is_behind(&self) -> bool {
+        self.backlog.load(Memory::Relaxed) > MAX_BACKLOG
+    }
+
+    fn look_again(&self) {
+        self.bell.notify_waiters();
+        self.work.notify_one();
+    }
+
+    fn delete_log(&self, session: u64) {
+        let log = LogId {
+            directory: self.directory.clone(),
+            tag: self.tag,
+            session,
+            me: self.me,
+        };
+        log.delete();
+    }
+}
+
+/// Hands epochs over as fast as they are taken.
+async fn forward(
+    context: Arc<Context>,
+    mut deliveries: mpsc::UnboundedReceiver<Epoch>,
+    epochs: mpsc::Sender<Epoch>,
+) {
+    while let Some(epoch) = deliveries.recv().await {
+        if epochs.send(epoch).await.is_err() {
+            return;
+        }
+        if context.backlog.fetch_sub(1, Memory::Relaxed) == MAX_BACKLOG + 1 {
+            context.bell.notify_waiters();
+        }
+    }
+}
+
+/// Takes peers' messages to the sessions they are for; those of sessions that do
+/// not run here are dropped.
+async fn route(
+    context: Arc<Context>,
+    sessions: Arc<Mutex<Sessions>>,
+    mut incoming: mpsc::Receiver<(PeerId, PeerMessage)>,
+) {
+    while let Some((from, message)) = incoming.recv().await {
+        match message {
+            PeerMessage::Aleph { session, bytes } => {
+                let inbox = sessions.lock().instances.get(&session).map(Instance::inbox);
+                if let Some(inbox) = inbox {
+                    inbox.receive(from, &bytes).await;
+                }
+            }
+            PeerMessage::Wake { session } => {
+                context.leases.renew(from, session);
+                context.look_again();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Tells each guardian that connects what it may have missed.
+async fn greet(context: Arc<Context>, sessions: Arc<Mutex<Sessions>>) {
+    let mut connections = context.p2p.connections();
+    let mut known = vec![0; context.keys.count()];
+    loop {
+        let present = connections.borrow_and_update().clone();
+        for (peer, (present, known)) in (0..).map(PeerId).zip(present.iter().zip(&known)) {
+            if *present == 0 || present == known {
+                continue;
+            }
+            let sessions = sessions.lock();
+            for instance in sessions.instances.values() {
+                instance.send_tops(peer);
+            }
+            if let Some((session, _)) = sessions.working(&context) {
+                context.p2p.send(peer, PeerMessage::Wake { session });
+            }
+        }
+        known = present;
+        if connections.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends leases while there is work, and wakes our own units when it comes.
+async fn keep_awake(context: Arc<Context>, sessions: Arc<Mutex<Sessions>>) {
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+    let changed = context.payloads.changed();
+    let mut working_since: Option<Instant> = None;
+    let mut sent: Option<Instant> = None;
+    loop {
+        let changed = changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let working = sessions.lock().working(&context);
+        let pause = match working {
+            Some((session, since_progress)) => {
+                let since = working_since.get_or_insert_with(Instant::now).elapsed();
+                let every = wake::renewal(since.min(since_progress));
+                let due = sent.map_or(Duration::ZERO, |sent| every.saturating_sub(sent.elapsed()));
+                if due.is_zero() {
+                    context.p2p.broadcast(&PeerMessage::Wake { session });
+                    sent = Some(Instant::now());
+                    every
+                } else {
+                    due
+                }
+            }
+            None => {
+                working_since = None;
+                FOR_EVER
+            }
+        };
+        tokio::select! {
+            () = changed => context.bell.notify_waiters(),
+            () = context.work.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
 }

@@ -1,0 +1,655 @@
+//! One session's AlephBFT instance, and what surrounds it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aleph_bft::{
+    Config, DataProvider, DelayConfig, LocalIO, Network, NodeCount, NodeIndex, OrderedUnit,
+    Recipient, SpawnHandle, TaskHandle, Terminator, UnitFinalizationHandler, create_config,
+    exponential_slowdown, run_session,
+};
+use async_trait::async_trait;
+use futures::{FutureExt, channel::oneshot, io::Cursor};
+use modmint_core::{PeerId, config::SessionLimits, consensus, max_faulty};
+use parity_scale_codec::{DecodeAll, Encode};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{debug, error, warn};
+
+use super::{
+    Context, Epoch, MAX_PAYLOAD_BYTES,
+    format::{AlephMessage, Blake3, Coord, Filter, Message, Payload, Unit, UnitMessage},
+    keychain::SessionKeychain,
+    log::{self, LogId},
+};
+use crate::p2p::PeerMessage;
+
+/// The pause between two of a guardian's units.
+const CREATION_DELAY_MS: f64 = 5.0;
+/// Rounds that a session may take beyond the epochs it is to have.
+const SPARE_ROUNDS: u32 = 1000;
+/// How fast rounds slow down when a session is longer than it should be.
+const SLOWDOWN: f64 = 1.005;
+/// How many rounds a unit's payload keeps us awake; by then it is final, or its
+/// maker's unit is nobody's parent.
+const UNDECIDED_ROUNDS: u16 = 64;
+/// Messages that wait for an instance.
+const INCOMING_CAPACITY: usize = 4096;
+/// The least time between two starts of a peer's instance.
+const START_INTERVAL: Duration = Duration::from_millis(100);
+/// Others' rounds ahead of ours, without one of ours for [`MUTED_AFTER`], after
+/// which it is said that our units no longer appear.
+const MUTED_ROUNDS: u16 = 20;
+const MUTED_AFTER: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_RESTART: Duration = Duration::from_millis(500);
+const LAST_RESTART: Duration = Duration::from_secs(60);
+
+/// What an instance is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The next session: it makes no units, and keeps its epochs to itself.
+    Parked,
+    /// The session that is being filled.
+    Running,
+    /// It has ended: its epochs are dropped, and it makes units only while
+    /// somebody who is behind needs them.
+    Ended,
+}
+
+/// A session's instance; it runs until [`Self::stop`].
+pub(super) struct Instance {
+    shared: Arc<Shared>,
+    stop: watch::Sender<Stop>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    No,
+    KeepLog,
+    DeleteLog,
+}
+
+struct Shared {
+    context: Arc<Context>,
+    session: u64,
+    max_round: u16,
+    filter: Filter,
+    log: LogId,
+    delivery: Mutex<Delivery>,
+    units: Mutex<Units>,
+    /// To the AlephBFT that is running, if one is.
+    incoming: Mutex<Option<mpsc::Sender<AlephMessage>>>,
+    problem: Mutex<Option<String>>,
+}
+
+/// Where epochs go.
+struct Delivery {
+    mode: Mode,
+    /// Kept while the instance is parked.
+    held: Vec<Epoch>,
+}
+
+/// What is known of the session's units.
+struct Units {
+    /// Each guardian's newest one: its round, and the message that carries it.
+    tops: HashMap<u64, (u16, Vec<u8>)>,
+    /// Those with payloads that are not final.
+    undecided: BTreeSet<Coord>,
+    progress: Instant,
+    own_progress: Instant,
+    /// The salt of each peer's latest start, and when it came.
+    starts: HashMap<PeerId, (u64, Instant)>,
+    /// Whether this instance follows without making units.
+    observing: bool,
+}
+
+impl Instance {
+    pub fn start(context: Arc<Context>, session: u64, mode: Mode) -> Self {
+        let shared = Arc::new(Shared::new(context, session, mode));
+        let stop = watch::Sender::new(Stop::No);
+        let task = tokio::spawn(supervise(shared.clone(), stop.subscribe()));
+        Self { shared, stop, task }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.shared.delivery.lock().mode
+    }
+
+    /// Makes a parked instance the running one.
+    pub fn release(&self) {
+        let mut delivery = self.shared.delivery.lock();
+        delivery.mode = Mode::Running;
+        for epoch in std::mem::take(&mut delivery.held) {
+            self.shared.context.deliver(epoch);
+        }
+        drop(delivery);
+        let mut units = self.shared.units.lock();
+        units.progress = Instant::now();
+        units.own_progress = Instant::now();
+    }
+
+    /// Drops epochs from now on.
+    pub fn end(&self) {
+        let mut delivery = self.shared.delivery.lock();
+        delivery.mode = Mode::Ended;
+        delivery.held.clear();
+    }
+
+    /// Where peers' messages go.
+    pub fn inbox(&self) -> Inbox {
+        Inbox(self.shared.clone())
+    }
+
+    /// Sends a peer all guardians' newest units, from which it learns what it
+    /// missed while there was no connection.
+    pub fn send_tops(&self, to: PeerId) {
+        self.shared.send_tops(to);
+    }
+
+    /// Whether there are units whose payloads are undecided.
+    pub fn has_undecided(&self) -> bool {
+        self.shared.units.lock().has_undecided(self.shared.me())
+    }
+
+    /// How long ago the last unit of anybody came.
+    pub fn since_progress(&self) -> Duration {
+        self.shared.units.lock().progress.elapsed()
+    }
+
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self.shared.problem.lock().iter().cloned().collect();
+        if self.mode() == Mode::Running {
+            problems.extend(self.shared.muted());
+        }
+        problems
+    }
+
+    /// Stops the instance.
+    pub async fn stop(self, delete_log: bool) {
+        let stop = if delete_log {
+            Stop::DeleteLog
+        } else {
+            Stop::KeepLog
+        };
+        self.stop.send_replace(stop);
+        if timeout(2 * STOP_TIMEOUT, self.task).await.is_err() {
+            warn!(session = self.shared.session, "an instance does not stop");
+        }
+    }
+}
+
+/// Takes what peers say in one session.
+pub(super) struct Inbox(Arc<Shared>);
+
+impl Inbox {
+    /// Takes bytes that a peer says are for this session.
+    pub async fn receive(&self, from: PeerId, bytes: &[u8]) {
+        let Some(message) = self.0.admit(from, bytes) else {
+            return;
+        };
+        let incoming = self.0.incoming.lock().clone();
+        if let Some(incoming) = incoming {
+            // An error: this AlephBFT is just stopping.
+            let _ = incoming.send(message).await;
+        }
+    }
+}
+
+/// Runs AlephBFT until told to stop. If it stops by itself (its log cannot be
+/// written, peers know a unit of ours that the log lacks, or a bug) it is started
+/// again from the log, as an observer that makes no units.
+async fn supervise(shared: Arc<Shared>, mut stop: watch::Receiver<Stop>) {
+    let session = shared.session;
+    let mut pause = FIRST_RESTART;
+    loop {
+        let started = Instant::now();
+        let ended = shared.run(&mut stop).await;
+        *shared.incoming.lock() = None;
+        if *stop.borrow() != Stop::No {
+            break;
+        }
+        let reason = match ended {
+            Ok(()) => "AlephBFT stopped by itself".to_string(),
+            Err(error) => format!("the unit log cannot be used: {error}"),
+        };
+        error!(
+            session,
+            reason, "this guardian makes no more units in this session"
+        );
+        *shared.problem.lock() = Some(format!(
+            "session {session}: {reason}; this guardian follows without making units"
+        ));
+        if started.elapsed() > LAST_RESTART {
+            pause = FIRST_RESTART;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = told_to_stop(&mut stop) => break,
+        }
+        pause = (pause * 2).min(LAST_RESTART);
+        shared.begin_observing();
+    }
+    if *stop.borrow() == Stop::DeleteLog {
+        let log = shared.log.clone();
+        let _ = tokio::task::spawn_blocking(move || log.delete()).await;
+    }
+}
+
+async fn told_to_stop(stop: &mut watch::Receiver<Stop>) {
+    let _ = stop.wait_for(|stop| *stop != Stop::No).await;
+}
+
+impl Shared {
+    fn new(context: Arc<Context>, session: u64, mode: Mode) -> Self {
+        let count = context.keys.count();
+        let max_round = max_round(&context.limits);
+        let now = Instant::now();
+        Self {
+            session,
+            max_round,
+            filter: Filter {
+                me: context.me,
+                count,
+                session,
+                max_round,
+            },
+            log: LogId {
+                directory: context.directory.clone(),
+                tag: context.tag,
+                session,
+                me: context.me,
+            },
+            delivery: Mutex::new(Delivery {
+                mode,
+                held: Vec::new(),
+            }),
+            units: Mutex::new(Units {
+                tops: HashMap::new(),
+                undecided: BTreeSet::new(),
+                progress: now,
+                own_progress: now,
+                starts: HashMap::new(),
+                observing: false,
+            }),
+            incoming: Mutex::new(None),
+            problem: Mutex::new(None),
+            context,
+        }
+    }
+
+    fn me(&self) -> u64 {
+        u64::from(self.context.me.0)
+    }
+
+    fn begin_observing(&self) {
+        self.delivery.lock().held.clear();
+        let mut units = self.units.lock();
+        units.undecided.clear();
+        units.observing = true;
+    }
+
+    /// One run of AlephBFT, from the log.
+    async fn run(self: &Arc<Self>, stop: &mut watch::Receiver<Stop>) -> io::Result<()> {
+        let (id, saving) = (self.log.clone(), self.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            log::open(id, move |unit, bytes| saving.saved(unit, bytes))
+        });
+        let (remembered, writer) = opened.await.map_err(io::Error::other)??;
+
+        let (incoming, receiver) = mpsc::channel(INCOMING_CAPACITY);
+        *self.incoming.lock() = Some(incoming);
+        let local = LocalIO::new_with_unit_finalization_handler(
+            Payloads(self.clone()),
+            Batches {
+                shared: self.clone(),
+                next: 0,
+            },
+            writer,
+            Cursor::new(remembered.units),
+        );
+        let network = Wire {
+            shared: self.clone(),
+            receiver,
+        };
+        let keychain = SessionKeychain::new(self.context.keys.clone(), self.session);
+        let (exit, terminator) = oneshot::channel();
+        let terminator = Terminator::create_root(terminator, "session");
+        let running = run_session(self.config(), local, network, keychain, Tasks, terminator);
+        // A task of its own: a panic in it must not be one of this task.
+        let mut running = tokio::spawn(running);
+        tokio::select! {
+            _ = &mut running => {}
+            () = told_to_stop(stop) => {
+                let _ = exit.send(());
+                if timeout(STOP_TIMEOUT, &mut running).await.is_err() {
+                    running.abort();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> Config {
+        let limit = self.context.limits.epochs as usize;
+        let others = max_faulty(self.context.keys.count()) + 1;
+        let after = |millis: u64| Arc::new(move |_| Duration::from_millis(millis));
+        let delays = DelayConfig {
+            tick_interval: Duration::from_millis(5),
+            // Newest units are sent with each new connection (`send_tops`); while
+            // it stands nothing is lost.
+            unit_rebroadcast_interval_min: Duration::from_secs(600),
+            unit_rebroadcast_interval_max: Duration::from_secs(900),
+            unit_creation_delay: Arc::new(move |round| {
+                exponential_slowdown(round, CREATION_DELAY_MS, limit, SLOWDOWN)
+            }),
+            coord_request_delay: Arc::new(|attempt| {
+                Duration::from_millis(if attempt == 0 { 10 } else { 500 })
+            }),
+            coord_request_recipients: Arc::new(move |_| others),
+            parent_request_delay: after(200),
+            parent_request_recipients: Arc::new(move |_| others),
+            newest_request_delay: Arc::new(|attempt| {
+                Duration::from_millis(if attempt < 50 { 200 } else { 1000 })
+            }),
+        };
+        create_config(
+            NodeCount(self.context.keys.count()),
+            NodeIndex(self.context.me.index()),
+            self.session,
+            self.max_round,
+            delays,
+            Duration::ZERO,
+        )
+        .expect("no time is too short for a demand of none")
+    }
+
+    /// The message in a peer's bytes, if it may reach AlephBFT.
+    fn admit(&self, from: PeerId, bytes: &[u8]) -> Option<AlephMessage> {
+        let message = match self.filter.read(from, bytes) {
+            Ok(message) => message,
+            Err(reason) => {
+                warn!(session = self.session, peer = %from, %reason, "a message was dropped");
+                return None;
+            }
+        };
+        match message {
+            Message::Units(UnitMessage::NewestRequest(_, salt)) => {
+                if self.is_new_start(from, salt) {
+                    self.send_tops(from);
+                }
+            }
+            // Without answers AlephBFT never begins to make units.
+            Message::Units(UnitMessage::NewestResponse(_)) if self.units.lock().observing => {
+                return None;
+            }
+            _ => {}
+        }
+        let decoded = AlephMessage::decode_all(&mut &bytes[..]);
+        if decoded.is_err() {
+            error!("AlephBFT's format is not what this guardian was built for");
+        }
+        decoded.ok()
+    }
+
+    /// A unit is in the log, ours durably.
+    fn saved(&self, unit: &Unit, bytes: &[u8]) {
+        let Coord { round, creator } = unit.coord;
+        let mut units = self.units.lock();
+        let now = Instant::now();
+        units.progress = now;
+        if creator == self.me() {
+            units.own_progress = now;
+        }
+        if units.tops.get(&creator).is_none_or(|(top, _)| *top < round) {
+            let message = Unit::message_bytes(bytes);
+            units.tops.insert(creator, (round, message));
+        }
+        if unit.payload.is_some() {
+            units.undecided.insert(unit.coord);
+            drop(units);
+            self.context.work.notify_one();
+            self.context.bell.notify_waiters();
+        }
+    }
+
+    /// Whether a request for our newest unit is the first one since the peer
+    /// started; it repeats them with the same salt.
+    fn is_new_start(&self, peer: PeerId, salt: u64) -> bool {
+        let mut units = self.units.lock();
+        let known = units.starts.get(&peer);
+        if known.is_some_and(|(known, at)| *known == salt || at.elapsed() < START_INTERVAL) {
+            return false;
+        }
+        units.starts.insert(peer, (salt, Instant::now()));
+        true
+    }
+
+    fn send_tops(&self, to: PeerId) {
+        let units = self.units.lock();
+        let tops: Vec<Vec<u8>> = units.tops.values().map(|(_, top)| top.clone()).collect();
+        drop(units);
+        for bytes in tops {
+            let session = self.session;
+            self.context
+                .p2p
+                .send(to, PeerMessage::Aleph { session, bytes });
+        }
+    }
+
+    fn muted(&self) -> Option<String> {
+        let units = self.units.lock();
+        let top = |creator| units.tops.get(&creator).map_or(0, |(round, _)| *round);
+        let own = top(self.me());
+        let count = self.context.keys.count();
+        let mut others: Vec<u16> = (0..count as u64).map(top).collect();
+        others.sort_unstable();
+        // At least f + 1 guardians have come so far.
+        let theirs = others[count - 1 - max_faulty(count)];
+        let muted = theirs.saturating_sub(own) >= MUTED_ROUNDS
+            && units.own_progress.elapsed() >= MUTED_AFTER;
+        muted.then(|| {
+            format!(
+                "session {}: this guardian's units no longer appear: its last is of round {own}, \
+                 the others are at {theirs}",
+                self.session
+            )
+        })
+    }
+
+    /// Whether the next unit is to be made at once, with nothing in it.
+    fn awake(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Parked => false,
+            Mode::Running => {
+                self.context.payloads.has_work()
+                    || self
+                        .context
+                        .leases
+                        .any_fresh(|session| session >= self.session)
+                    || self.units.lock().has_undecided(self.me())
+            }
+            Mode::Ended => self
+                .context
+                .leases
+                .any_fresh(|session| session == self.session),
+        }
+    }
+
+    /// What the next unit is to carry, if it is to be made now.
+    fn next_payload(&self) -> Option<Option<Payload>> {
+        let mode = self.delivery.lock().mode;
+        if mode == Mode::Running {
+            if self.context.is_behind() {
+                return None;
+            }
+            if let Some(payload) = self.context.payloads.take(self.session, MAX_PAYLOAD_BYTES) {
+                if payload.len() <= MAX_PAYLOAD_BYTES {
+                    return Some(Some(Payload(Arc::new(payload))));
+                }
+                error!(
+                    bytes = payload.len(),
+                    "a payload is too long and was dropped"
+                );
+            }
+        }
+        self.awake(mode).then_some(None)
+    }
+
+    /// AlephBFT ends the session if its last possible unit is made.
+    fn may_make_another(&self) -> bool {
+        let units = self.units.lock();
+        let own = units.tops.get(&self.me()).map_or(0, |(round, _)| *round);
+        own + 2 < self.max_round
+    }
+}
+
+impl Units {
+    fn has_undecided(&mut self, me: u64) -> bool {
+        let own = self.tops.get(&me).map_or(0, |(round, _)| *round);
+        while let Some(first) = self.undecided.first()
+            && first.round.saturating_add(UNDECIDED_ROUNDS) < own
+        {
+            self.undecided.pop_first();
+        }
+        !self.undecided.is_empty()
+    }
+}
+
+fn max_round(limits: &SessionLimits) -> u16 {
+    let rounds = limits.epochs.saturating_add(SPARE_ROUNDS);
+    u16::try_from(rounds).unwrap_or(u16::MAX).min(u16::MAX - 1)
+}
+
+/// AlephBFT's source of payloads: rounds wait here, and nowhere else.
+struct Payloads(Arc<Shared>);
+
+#[async_trait]
+impl DataProvider for Payloads {
+    type Output = Payload;
+
+    async fn get_data(&mut self) -> Option<Payload> {
+        let shared = &self.0;
+        if !shared.may_make_another() {
+            return std::future::pending().await;
+        }
+        loop {
+            let bell = shared.context.bell.notified();
+            tokio::pin!(bell);
+            bell.as_mut().enable();
+            if let Some(payload) = shared.next_payload() {
+                return payload;
+            }
+            bell.await;
+        }
+    }
+}
+
+/// Takes AlephBFT's batches; it is called in AlephBFT's main task and only
+/// enqueues.
+struct Batches {
+    shared: Arc<Shared>,
+    next: u32,
+}
+
+impl UnitFinalizationHandler for Batches {
+    type Data = Payload;
+    type Hasher = Blake3;
+
+    fn batch_finalized(&mut self, batch: Vec<OrderedUnit<Payload, Blake3>>) {
+        let mut units = self.shared.units.lock();
+        for unit in &batch {
+            units.undecided.remove(&Coord {
+                round: unit.round,
+                creator: unit.creator.0 as u64,
+            });
+        }
+        drop(units);
+        let epoch = Epoch {
+            session: self.shared.session,
+            index: self.next,
+            units: batch.into_iter().filter_map(ordered_unit).collect(),
+        };
+        self.next += 1;
+        let mut delivery = self.shared.delivery.lock();
+        match delivery.mode {
+            Mode::Parked => delivery.held.push(epoch),
+            Mode::Running => self.shared.context.deliver(epoch),
+            Mode::Ended => {}
+        }
+    }
+}
+
+fn ordered_unit(unit: OrderedUnit<Payload, Blake3>) -> Option<consensus::OrderedUnit> {
+    let payload = unit.data?;
+    Some(consensus::OrderedUnit {
+        creator: PeerId(unit.creator.0 as u16),
+        payload: Arc::unwrap_or_clone(payload.0),
+    })
+}
+
+/// AlephBFT's network.
+struct Wire {
+    shared: Arc<Shared>,
+    receiver: mpsc::Receiver<AlephMessage>,
+}
+
+#[async_trait]
+impl Network<AlephMessage> for Wire {
+    fn send(&self, message: AlephMessage, recipient: Recipient) {
+        let message = PeerMessage::Aleph {
+            session: self.shared.session,
+            bytes: message.encode(),
+        };
+        let p2p = &self.shared.context.p2p;
+        match recipient {
+            Recipient::Everyone => p2p.broadcast(&message),
+            Recipient::Node(index) => {
+                if let Ok(peer) = u16::try_from(index.0) {
+                    p2p.send(PeerId(peer), message);
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Option<AlephMessage> {
+        match self.receiver.recv().await {
+            Some(message) => Some(message),
+            // The instance is being stopped; AlephBFT would call it an error.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// AlephBFT's tasks run on tokio.
+#[derive(Clone)]
+struct Tasks;
+
+impl SpawnHandle for Tasks {
+    fn spawn(&self, _name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(task);
+    }
+
+    fn spawn_essential(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> TaskHandle {
+        let task = tokio::spawn(task);
+        async move {
+            task.await.map_err(|error| {
+                debug!(name, %error, "a task of AlephBFT's ended");
+            })
+        }
+        .boxed()
+    }
+}

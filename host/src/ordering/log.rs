@@ -1,0 +1,353 @@
+//! The unit log: what a guardian must remember of a session to go on after a
+//! crash without contradicting itself.
+//!
+//! A file a session. It begins with a header that names federation and session;
+//! a record is a unit as AlephBFT wrote it, behind its length and a checksum.
+//! Before one of our own units leaves the machine it is on the disk, and with it
+//! all before it; other guardians' units wait for that, since their makers have
+//! them.
+//!
+//! Each start reads the log up to the first record that is not whole, and writes a
+//! new generation beside it, which takes the old one's place by a rename at the
+//! first own unit that the old one lacks: until then the old one is all there is
+//! to remember.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures::AsyncWrite;
+use modmint_core::{FederationId, PeerId};
+use parity_scale_codec::DecodeAll;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{info, warn};
+
+use super::{
+    MAX_PAYLOAD_BYTES,
+    format::{Coord, Unit},
+};
+
+const MAGIC: [u8; 8] = *b"MMUNITS\x01";
+const HEADER_BYTES: usize = 8 + 32 + 8;
+const CHECKSUM_BYTES: usize = 8;
+/// A payload, and ample room for what surrounds it.
+const MAX_RECORD_BYTES: usize = MAX_PAYLOAD_BYTES + (32 << 10);
+
+/// Whose log it is.
+#[derive(Clone)]
+pub(super) struct LogId {
+    pub directory: PathBuf,
+    pub tag: FederationId,
+    pub session: u64,
+    pub me: PeerId,
+}
+
+impl LogId {
+    fn path(&self) -> PathBuf {
+        self.directory.join(format!("{}.units", self.session))
+    }
+
+    fn next_path(&self) -> PathBuf {
+        self.directory.join(format!("{}.units.new", self.session))
+    }
+
+    fn header(&self) -> [u8; HEADER_BYTES] {
+        header_of(&self.tag, self.session)
+    }
+
+    fn checksum(&self, length: [u8; 4], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.header()).update(&length).update(record);
+        let mut checksum = [0; CHECKSUM_BYTES];
+        checksum.copy_from_slice(&hash.finalize().as_bytes()[..CHECKSUM_BYTES]);
+        checksum
+    }
+
+    /// Makes durable the file that bears the log's name, and the name.
+    fn make_durable(&self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        File::open(&self.directory)?.sync_all()?;
+        #[cfg(test)]
+        test_disk::synced(&self.path(), file.metadata()?.len());
+        Ok(())
+    }
+
+    /// Deletes the session's log.
+    pub fn delete(&self) {
+        for path in [self.path(), self.next_path()] {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => warn!(path = %path.display(), %error, "cannot delete a unit log"),
+            }
+        }
+    }
+}
+
+/// The sessions of which this federation has logs in a directory, ascending;
+/// makes the directory if it is missing.
+pub(super) fn sessions(directory: &Path, tag: &FederationId) -> io::Result<Vec<u64>> {
+    fs::create_dir_all(directory)?;
+    let mut sessions = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let session = name.to_str().and_then(|name| name.strip_suffix(".units"));
+        let Some(session) = session.and_then(|session| session.parse::<u64>().ok()) else {
+            continue;
+        };
+        let mut header = [0; HEADER_BYTES];
+        let read = File::open(entry.path())?.read_exact(&mut header);
+        if read.is_ok() && header == header_of(tag, session) {
+            sessions.push(session);
+        }
+    }
+    sessions.sort_unstable();
+    Ok(sessions)
+}
+
+fn header_of(tag: &FederationId, session: u64) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..40].copy_from_slice(&tag.0);
+    header[40..].copy_from_slice(&session.to_le_bytes());
+    header
+}
+
+/// What a log held.
+pub(super) struct Remembered {
+    /// Units as AlephBFT wrote them, one behind the other.
+    pub units: Vec<u8>,
+    /// The highest round of an own unit.
+    pub own_top: Option<u16>,
+}
+
+/// Reads a session's log and begins its new generation; `on_saved` is told of
+/// each unit once it is as durable as it must be.
+pub(super) fn open(
+    id: LogId,
+    on_saved: impl FnMut(&Unit, &[u8]) + Send + Sync + 'static,
+) -> io::Result<(Remembered, Writer)> {
+    let path = id.path();
+    let (remembered, exists) = match File::open(&path) {
+        Ok(mut file) => {
+            // What a killed process wrote may not be on the disk yet, and AlephBFT
+            // is about to send it again.
+            id.make_durable(&file)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            (id.parse(&bytes)?, true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (id.parse(&[])?, false),
+        Err(error) => return Err(error),
+    };
+    let writing = if exists { id.next_path() } else { path };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&writing)?;
+    file.write_all(&id.header())?;
+    let writer = Writer {
+        own_top: remembered.own_top,
+        renamed: !exists,
+        file: Arc::new(file),
+        id,
+        unit: Vec::new(),
+        syncing: None,
+        name_is_durable: false,
+        on_saved: Box::new(on_saved),
+    };
+    Ok((remembered, writer))
+}
+
+impl LogId {
+    /// The log's units up to the first record that is not whole.
+    fn parse(&self, bytes: &[u8]) -> io::Result<Remembered> {
+        let mut remembered = Remembered {
+            units: Vec::new(),
+            own_top: None,
+        };
+        let Some((header, mut rest)) = bytes.split_at_checked(HEADER_BYTES) else {
+            return Ok(remembered);
+        };
+        if header != self.header() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "{} is not this federation's log of this session",
+                    self.path().display()
+                ),
+            ));
+        }
+        let mut known = HashSet::new();
+        while let Some((record, unit, behind)) = self.next_record(rest, &known) {
+            known.insert(unit.coord);
+            if unit.coord.creator == u64::from(self.me.0) {
+                remembered.own_top = remembered.own_top.max(Some(unit.coord.round));
+            }
+            remembered.units.extend_from_slice(record);
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            let (session, bytes) = (self.session, rest.len());
+            info!(session, bytes, "the unit log's end is torn and was cut off");
+        }
+        Ok(remembered)
+    }
+
+    fn next_record<'a>(
+        &self,
+        bytes: &'a [u8],
+        known: &HashSet<Coord>,
+    ) -> Option<(&'a [u8], Unit, &'a [u8])> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let (checksum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
+        let (record, behind) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        if *checksum != self.checksum(*length, record) {
+            return None;
+        }
+        let unit = Unit::decode_all(&mut &record[..]).ok()?;
+        // AlephBFT refuses a log in which a unit stands before its parents.
+        let parents = (0..).zip(&unit.parents);
+        let complete = parents
+            .filter_map(|(creator, round)| round.map(|round| Coord { round, creator }))
+            .all(|parent| known.contains(&parent));
+        (complete && unit.session == self.session).then_some((record, unit, behind))
+    }
+}
+
+type OnSaved = Box<dyn FnMut(&Unit, &[u8]) + Send + Sync>;
+
+/// Where AlephBFT saves units: each is one write and one flush.
+pub(super) struct Writer {
+    id: LogId,
+    file: Arc<File>,
+    /// The highest own unit that a crash cannot take away.
+    own_top: Option<u16>,
+    /// Whether the file bears the log's name.
+    renamed: bool,
+    /// Whether a crash cannot take its name away.
+    name_is_durable: bool,
+    unit: Vec<u8>,
+    syncing: Option<(Unit, JoinHandle<io::Result<()>>)>,
+    on_saved: OnSaved,
+}
+
+impl Writer {
+    /// Appends the unit that was written; it may have to be synced then.
+    fn append(&mut self) -> io::Result<()> {
+        let unit = Unit::decode_all(&mut &self.unit[..])
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        if self.unit.len() > MAX_RECORD_BYTES {
+            return Err(io::Error::other(format!(
+                "a unit of {} bytes, the limit is {MAX_RECORD_BYTES}",
+                self.unit.len()
+            )));
+        }
+        let length = (self.unit.len() as u32).to_le_bytes();
+        let checksum = self.id.checksum(length, &self.unit);
+        let record = [&length[..], &checksum, &self.unit].concat();
+        (&*self.file).write_all(&record)?;
+        if unit.coord.creator == u64::from(self.id.me.0) && Some(unit.coord.round) > self.own_top {
+            self.own_top = Some(unit.coord.round);
+            self.syncing = Some((unit, spawn_blocking(self.sync())));
+        } else {
+            (self.on_saved)(&unit, &self.unit);
+            self.unit.clear();
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable, and its name if it is not.
+    fn sync(&mut self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+        let (id, file) = (self.id.clone(), self.file.clone());
+        let rename = !std::mem::replace(&mut self.renamed, true);
+        let first = !std::mem::replace(&mut self.name_is_durable, true);
+        move || {
+            if !first {
+                file.sync_data()?;
+                #[cfg(test)]
+                test_disk::synced(&id.path(), file.metadata()?.len());
+                return Ok(());
+            }
+            if rename {
+                file.sync_all()?;
+                fs::rename(id.next_path(), id.path())?;
+            }
+            id.make_durable(&file)
+        }
+    }
+}
+
+impl AsyncWrite for Writer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.unit.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.syncing.is_none() && !this.unit.is_empty() {
+            this.append()?;
+        }
+        if let Some((_, sync)) = &mut this.syncing {
+            let result = ready!(Pin::new(sync).poll(cx));
+            let (unit, _) = this.syncing.take().expect("it was just polled");
+            result.map_err(io::Error::other)??;
+            (this.on_saved)(&unit, &this.unit);
+            this.unit.clear();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+/// A disk that can lose what was not synced.
+#[cfg(test)]
+pub(super) mod test_disk {
+    use std::{
+        collections::HashMap,
+        fs::{self, OpenOptions},
+        path::{Path, PathBuf},
+    };
+
+    use parking_lot::Mutex;
+
+    static SYNCED: Mutex<Option<HashMap<PathBuf, u64>>> = Mutex::new(None);
+
+    pub fn synced(path: &Path, length: u64) {
+        let mut synced = SYNCED.lock();
+        let known = synced.get_or_insert_default();
+        known.insert(path.to_path_buf(), length);
+    }
+
+    /// Drops every unsynced byte and name in a directory of logs.
+    pub fn lose_power(directory: &Path) {
+        let synced = SYNCED.lock();
+        for entry in fs::read_dir(directory).expect("a directory of logs") {
+            let path = entry.expect("an entry").path();
+            match synced.as_ref().and_then(|known| known.get(&path)) {
+                Some(length) => OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .and_then(|file| file.set_len(*length))
+                    .expect("a log"),
+                None => fs::remove_file(&path).expect("a log"),
+            }
+        }
+    }
+}
