@@ -172,3 +172,33 @@ pub(crate) fn local_client() -> Result<reqwest::Client> {
         .timeout(Duration::from_secs(70))
         .build()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_mines_and_sends_and_is_the_same_after_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bitcoind = Bitcoind::start(folder.path()).await.expect("it starts");
+        let address: String = bitcoind
+            .call("getnewaddress", json!([]))
+            .await
+            .expect("an address");
+        let txid = bitcoind.send(&address, 123_456_789).await.expect("sent");
+        bitcoind.mine(1).await.expect("mined");
+        let tip = bitcoind.tip().await.expect("a tip");
+        assert_eq!(tip.height, 102);
+        bitcoind.stop().await.expect("it ends");
+        assert!(bitcoind.tip().await.is_err());
+        bitcoind.start_again().await.expect("it starts");
+        assert_eq!(bitcoind.tip().await.expect("a tip"), tip);
+        let sent: Value = bitcoind
+            .call("gettransaction", json!([txid]))
+            .await
+            .expect("its wallet is back");
+        assert_eq!(sent["confirmations"], 1);
+        let outputs = &sent["details"];
+        assert!(outputs.to_string().contains("1.23456789"), "{outputs}");
+    }
+}

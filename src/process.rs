@@ -185,3 +185,85 @@ pub fn free_address() -> Result<SocketAddr> {
     }
     bail!("no port from {FIRST} to {} is free", FIRST + COUNT - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, folder: &Path) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::spawn("a shell", &command, &folder.join("log")).expect("there is a shell")
+    }
+
+    fn lives(id: u32) -> bool {
+        Path::new(&format!("/proc/{id}")).exists()
+    }
+
+    #[test]
+    fn a_process_that_is_dropped_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let process = shell("exec sleep 1000", folder.path());
+        let id = process.id();
+        assert!(lives(id));
+        drop(process);
+        assert!(!lives(id));
+    }
+
+    #[test]
+    fn a_process_outlives_the_thread_that_started_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_owned();
+        let started = thread::spawn(move || shell("exec sleep 1000", &path));
+        let mut process = started.join().expect("it does not panic");
+        process.check_running().expect("it still runs");
+    }
+
+    #[tokio::test]
+    async fn stopping_is_polite_first_and_does_not_take_for_ever() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let polite = "trap 'echo farewell; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
+        let mut polite = shell(polite, folder.path());
+        while !polite.log_tail().contains("ready") {
+            polite.check_running().expect("it runs");
+            tokio::task::yield_now().await;
+        }
+        let status = polite.stop(Duration::from_secs(10)).await.expect("it ends");
+        assert!(status.success());
+        assert!(polite.log_tail().contains("farewell"));
+
+        let mut stubborn = shell(
+            "trap '' TERM; echo deaf; while :; do sleep 1; done",
+            folder.path(),
+        );
+        while !stubborn.log_tail().contains("deaf") {
+            stubborn.check_running().expect("it runs");
+            tokio::task::yield_now().await;
+        }
+        let id = stubborn.id();
+        let stopped = stubborn.stop(Duration::from_millis(100)).await;
+        stopped.expect_err("it does not end by itself");
+        assert!(!lives(id));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_says_so_with_its_last_words() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut process = shell("echo out of luck; exit 3", folder.path());
+        let error = loop {
+            match process.check_running() {
+                Ok(()) => thread::yield_now(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("out of luck"), "{error}");
+        assert!(error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn free_addresses_are_never_given_twice() {
+        let first = free_address().expect("there is one");
+        let second = free_address().expect("there is another");
+        assert_ne!(first, second);
+    }
+}

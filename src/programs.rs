@@ -1,5 +1,5 @@
-//! Where the programs and bundles are: beside this program, in the target folder
-//! that cargo built them into.
+//! Where the programs and bundles are: in the target folder that cargo built this
+//! program into.
 
 use std::path::{Path, PathBuf};
 
@@ -36,19 +36,14 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// It is not there; says how to build it.
 pub fn bundle(kind: &str) -> Result<PathBuf> {
-    let folder = folder()?;
-    let candidates = [Some(folder.as_path()), folder.parent()];
-    candidates
-        .into_iter()
-        .flatten()
-        .map(|folder| folder.join("modules").join(format!("{kind}.wasm")))
-        .find(|path| path.is_file())
-        .with_context(|| {
-            format!(
-                "the bundle modules/{kind}.wasm is missing below {}; build it: cargo build --release",
-                folder.display()
-            )
-        })
+    let path = Path::new(env!("MODMINT_MODULES")).join(format!("{kind}.wasm"));
+    if !path.is_file() {
+        bail!(
+            "the bundle {} is missing; build it: cargo build --release",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 /// A bitcoind: `BITCOIND_EXE`, one on the PATH, or the one that `scripts/setup`
