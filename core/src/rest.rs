@@ -44,6 +44,12 @@ pub struct Problem {
     pub detail: String,
     /// Stable, kebab-case.
     pub code: String,
+    /// The transaction's input that is refused, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<u16>,
+    /// The transaction's output that is refused, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<u16>,
 }
 
 /// The founding config and who signed it.

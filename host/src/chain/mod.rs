@@ -11,6 +11,8 @@
 
 mod bitcoind;
 mod rpc;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use modmint_core::{InstanceId, config::BlockId, consensus::VotedBlock};

@@ -293,7 +293,7 @@ impl Rpc {
     }
 
     /// One call; with a new cookie once more, if bitcoind does not know ours.
-    async fn call<T: DeserializeOwned>(
+    pub(super) async fn call<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: Value,

@@ -1,0 +1,174 @@
+//! What the routes ask, so that they can be tested without a federation.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use modmint_core::{
+    Argument, Hash32, InstanceId, OutPoint, PeerId, TxId,
+    consensus::SignedHeader,
+    rest::{
+        AuditResponse, ChainOutputResponse, QueryResponse, StatusResponse, SubmitResponse,
+        TransactionResponse,
+    },
+};
+
+use super::Problems;
+use crate::{
+    p2p::P2p,
+    pipeline::{Pipeline, QueryError, SubmitError},
+};
+
+/// Answers the routes' questions. What is not `async` may block, for as long as a
+/// disk or a module takes.
+#[async_trait]
+pub(super) trait Backend: Send + Sync + 'static {
+    /// Takes a transaction to be decided.
+    fn submit(&self, bytes: &[u8]) -> Result<SubmitResponse, SubmitError>;
+
+    /// Where a transaction stands, at the latest after `wait`, once that is final.
+    async fn transaction(&self, txid: &TxId, wait: Duration) -> TransactionResponse;
+
+    /// Contributions to outcomes, at the latest after `wait`, once all are there.
+    async fn outcomes(
+        &self,
+        instance: InstanceId,
+        out_points: &[OutPoint],
+        wait: Duration,
+    ) -> Result<Vec<Option<Vec<u8>>>, QueryError>;
+
+    /// A module's answer, at the latest after `wait`, once there is one.
+    async fn query(
+        &self,
+        instance: InstanceId,
+        name: &str,
+        arguments: &[Argument],
+        wait: Duration,
+    ) -> Result<QueryResponse, QueryError>;
+
+    /// Where this guardian stands, with all that is wrong.
+    fn status(&self) -> StatusResponse;
+
+    /// Why this guardian cannot serve; empty when it can.
+    fn unready(&self) -> Vec<String>;
+
+    /// What the federation has and owes.
+    fn audit(&self) -> Result<AuditResponse, QueryError>;
+
+    /// A session's header, signed by n − f; without an index the latest.
+    fn signed_header(&self, session: Option<u64>) -> Option<SignedHeader>;
+
+    /// The agreed block's hash at this height.
+    fn block_hash(&self, height: u32) -> Option<Hash32>;
+
+    /// The agreed output at this place of the chain.
+    fn chain_output_at(&self, txid: &Hash32, index: u32) -> Option<ChainOutputResponse>;
+
+    /// The agreed outputs that pay to `script`.
+    fn chain_outputs(&self, script: &[u8]) -> Vec<ChainOutputResponse>;
+
+    /// Whether this instance is paused.
+    fn paused(&self, instance: InstanceId) -> bool;
+}
+
+/// A guardian that runs.
+pub(super) struct Live {
+    pub pipeline: Arc<Pipeline>,
+    pub p2p: Arc<P2p>,
+    pub me: PeerId,
+    /// n − f.
+    pub threshold: usize,
+    pub problems: Problems,
+    pub warnings: Problems,
+}
+
+impl Live {
+    /// Consensus needs n − f guardians, this one among them.
+    fn too_few_connected(&self) -> Option<String> {
+        let peers = self.p2p.status();
+        let connected = peers.iter().filter(|p| p.peer != self.me && p.connected);
+        let reached = 1 + connected.count();
+        (reached < self.threshold).then(|| {
+            format!(
+                "this guardian reaches {} of the {} others, {} are needed",
+                reached - 1,
+                peers.iter().filter(|p| p.peer != self.me).count(),
+                self.threshold - 1
+            )
+        })
+    }
+
+    fn serious(&self, pipeline: Vec<String>) -> Vec<String> {
+        let mut problems = pipeline;
+        problems.extend(self.too_few_connected());
+        problems.extend((self.problems)());
+        problems
+    }
+}
+
+#[async_trait]
+impl Backend for Live {
+    fn submit(&self, bytes: &[u8]) -> Result<SubmitResponse, SubmitError> {
+        self.pipeline.submit(bytes)
+    }
+
+    async fn transaction(&self, txid: &TxId, wait: Duration) -> TransactionResponse {
+        self.pipeline.wait_transaction(txid, wait).await
+    }
+
+    async fn outcomes(
+        &self,
+        instance: InstanceId,
+        out_points: &[OutPoint],
+        wait: Duration,
+    ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
+        self.pipeline.outcomes(instance, out_points, wait).await
+    }
+
+    async fn query(
+        &self,
+        instance: InstanceId,
+        name: &str,
+        arguments: &[Argument],
+        wait: Duration,
+    ) -> Result<QueryResponse, QueryError> {
+        self.pipeline.query(instance, name, arguments, wait).await
+    }
+
+    fn status(&self) -> StatusResponse {
+        let mut status = self.pipeline.status();
+        status.peers = self.p2p.status();
+        status.problems = self.serious(status.problems);
+        status.problems.extend(self.p2p.problems());
+        status.problems.extend((self.warnings)());
+        status
+    }
+
+    fn unready(&self) -> Vec<String> {
+        self.serious(self.pipeline.status().problems)
+    }
+
+    fn audit(&self) -> Result<AuditResponse, QueryError> {
+        self.pipeline.audit()
+    }
+
+    fn signed_header(&self, session: Option<u64>) -> Option<SignedHeader> {
+        let session = session.or_else(|| self.pipeline.latest_signed_session())?;
+        self.pipeline.signed_header(session)
+    }
+
+    fn block_hash(&self, height: u32) -> Option<Hash32> {
+        self.pipeline.block_hash(height)
+    }
+
+    fn chain_output_at(&self, txid: &Hash32, index: u32) -> Option<ChainOutputResponse> {
+        self.pipeline.chain_output_at(&txid.0, index)
+    }
+
+    fn chain_outputs(&self, script: &[u8]) -> Vec<ChainOutputResponse> {
+        self.pipeline.chain_outputs(script)
+    }
+
+    fn paused(&self, instance: InstanceId) -> bool {
+        self.pipeline.paused(instance)
+    }
+}

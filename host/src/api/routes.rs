@@ -1,0 +1,562 @@
+//! The routes, each with its description for `/openapi.json`.
+#![allow(
+    unused_qualifications,
+    reason = "utoipa's macro writes some that are not needed"
+)]
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use modmint_core::{
+    BundleHash, Hash32, InstanceId, TxId,
+    config::HexBytes,
+    consensus::SignedHeader,
+    rest::{
+        AuditResponse, ChainOutputResponse, FederationResponse, HealthResponse, ModuleResponse,
+        OutcomesRequest, OutcomesResponse, Problem, QueryRequest, QueryResponse, StatusResponse,
+        SubmitRequest, SubmitResponse, TransactionResponse,
+    },
+};
+use serde::Deserialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use utoipa::{
+    IntoParams, IntoResponses, OpenApi, ToSchema,
+    openapi::{Content, RefOr, Response as Described, ResponseBuilder},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    backend::Backend,
+    problem::{Body, Failure, PROBLEM_JSON, Parameters, Segments},
+    server,
+};
+
+/// The longest wait for an answer that is not there yet.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Requests that wait at a time.
+const MAX_WAITING: usize = 512;
+/// Requests that keep a thread busy at a time; others queue.
+const MAX_WORKING: usize = 64;
+/// How long a request queues for a thread.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A guardian that cannot say within this time how it is lives no more.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the routes share.
+#[derive(Clone)]
+pub(super) struct Api(Arc<Shared>);
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    federation: FederationResponse,
+    modules: Vec<ModuleResponse>,
+    bundle_dir: PathBuf,
+    waiting: Arc<Semaphore>,
+    working: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        federation: FederationResponse,
+        modules: Vec<ModuleResponse>,
+        bundle_dir: PathBuf,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            backend,
+            federation,
+            modules,
+            bundle_dir,
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            working: Arc::new(Semaphore::new(MAX_WORKING)),
+        }))
+    }
+
+    /// Asks the backend on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Backend) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let queued = timeout(QUEUE_TIMEOUT, self.0.working.clone().acquire_owned()).await;
+        let Ok(Ok(permit)) = queued else {
+            return Err(Failure::later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "this guardian is busy with other requests; try another, or later",
+            ));
+        };
+        let backend = self.0.backend.clone();
+        let span = tracing::Span::current();
+        let answer = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            span.in_scope(|| question(&*backend))
+        });
+        answer.await.map_err(Failure::internal)
+    }
+
+    /// How long a request may wait, and its place among those that do.
+    pub(super) fn patience(
+        &self,
+        wait: u64,
+    ) -> Result<(Duration, Option<OwnedSemaphorePermit>), Failure> {
+        if wait == 0 {
+            return Ok((Duration::ZERO, None));
+        }
+        match self.0.waiting.clone().try_acquire_owned() {
+            Ok(place) => Ok((Duration::from_secs(wait).min(MAX_WAIT), Some(place))),
+            Err(_) => Err(Failure::later(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-waiting",
+                format!(
+                    "{MAX_WAITING} requests wait already; ask another guardian, or without wait"
+                ),
+            )),
+        }
+    }
+
+    /// What is wrong, or that it cannot be found out.
+    async fn health(&self, question: fn(&dyn Backend) -> Vec<String>) -> Response {
+        let backend = self.0.backend.clone();
+        let answer = tokio::task::spawn_blocking(move || question(&*backend));
+        let problems = match timeout(HEALTH_TIMEOUT, answer).await {
+            Ok(Ok(problems)) => problems,
+            Ok(Err(panicked)) => vec![format!("the guardian cannot say how it is: {panicked}")],
+            Err(_) => vec!["the guardian is stuck".to_owned()],
+        };
+        let (code, status) = match problems.is_empty() {
+            true => (StatusCode::OK, "ok"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
+        };
+        let health = HealthResponse {
+            status: status.to_owned(),
+            problems,
+        };
+        (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Modmint guardian",
+        description = "One guardian of a federated e-cash mint. Believe f + 1 equal answers of \
+            different guardians about what is final, n − f about what is latest or not there. \
+            Every error is a problem (RFC 9457) with a stable `code`.",
+    ),
+    components(schemas(Problem))
+)]
+struct Description;
+
+/// All routes, ready to be served.
+pub(super) fn router(api: Api) -> Router {
+    let (routes, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(federation))
+        .routes(routes!(status))
+        .routes(routes!(modules))
+        .routes(routes!(bundle))
+        .routes(routes!(submit))
+        .routes(routes!(transaction))
+        .routes(routes!(outcomes))
+        .routes(routes!(query))
+        .routes(routes!(latest_session))
+        .routes(routes!(session))
+        .routes(routes!(block_hash))
+        .routes(routes!(chain_outputs))
+        .routes(routes!(audit))
+        .routes(routes!(livez))
+        .routes(routes!(readyz))
+        .routes(routes!(openapi))
+        .split_for_parts();
+    let description = serde_json::to_vec(&description).expect("maps with texts as keys are JSON");
+    let described = routes
+        .with_state(api)
+        .layer(Extension(OpenApiJson(description.into())));
+    server::wrap(described)
+}
+
+/// The description, as JSON.
+#[derive(Clone)]
+struct OpenApiJson(Bytes);
+
+/// Problems that any route may answer with.
+struct Common;
+
+impl IntoResponses for Common {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        problems(&[
+            (408, "`body-too-slow`"),
+            (413, "`body-too-large`"),
+            (500, "`internal`"),
+            (503, "`overloaded`; for transactions also `busy`"),
+            (504, "`timeout`"),
+        ])
+    }
+}
+
+/// Problems of routes with parameters in their path or behind it.
+struct BadAddress;
+
+impl IntoResponses for BadAddress {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        problems(&[(400, "`malformed-path`, `malformed-query`")])
+    }
+}
+
+/// Problems of routes that take JSON.
+struct BadBody;
+
+impl IntoResponses for BadBody {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        problems(&[
+            (
+                400,
+                "`malformed-body`, `malformed-path`, or what the route's own code says",
+            ),
+            (415, "`wrong-content-type`"),
+        ])
+    }
+}
+
+/// Problems of routes that wait.
+struct BadWait;
+
+impl IntoResponses for BadWait {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        problems(&[(429, "`too-many-waiting`")])
+    }
+}
+
+fn problems(list: &[(u16, &str)]) -> BTreeMap<String, RefOr<Described>> {
+    let describe = |(status, codes): &(u16, &str)| {
+        let content = Content::new(Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name(
+            Problem::name(),
+        ))));
+        let response = ResponseBuilder::new()
+            .description(*codes)
+            .content(PROBLEM_JSON, content)
+            .build();
+        (status.to_string(), RefOr::T(response))
+    };
+    list.iter().map(describe).collect()
+}
+
+/// The federation's founding config and invite.
+#[utoipa::path(get, path = "/v1/federation",
+    responses((status = 200, body = FederationResponse), Common))]
+async fn federation(State(api): State<Api>) -> Json<FederationResponse> {
+    Json(api.0.federation.clone())
+}
+
+/// Where this guardian stands.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = StatusResponse), Common))]
+async fn status(State(api): State<Api>) -> Result<Json<StatusResponse>, Failure> {
+    api.ask(|backend| backend.status()).await.map(Json)
+}
+
+/// The federation's modules.
+#[utoipa::path(get, path = "/v1/modules",
+    responses((status = 200, body = Vec<ModuleResponse>), Common))]
+async fn modules(State(api): State<Api>) -> Result<Json<Vec<ModuleResponse>>, Failure> {
+    let mut modules = api.0.modules.clone();
+    let filled = api.ask(move |backend| {
+        for module in &mut modules {
+            module.paused = backend.paused(module.instance);
+        }
+        modules
+    });
+    filled.await.map(Json)
+}
+
+/// A module's bundle. The hash is the SHA-256 of what is answered; check it.
+#[utoipa::path(get, path = "/v1/bundles/{hash}",
+    params(("hash" = BundleHash, Path)),
+    responses(
+        (status = 200, content_type = "application/wasm", body = Vec<u8>),
+        (status = 304, description = "the bundle is what `If-None-Match` names"),
+        (status = 404, description = "`unknown-bundle`", body = Problem, content_type = "application/problem+json"),
+        BadAddress, Common
+    ))]
+async fn bundle(
+    State(api): State<Api>,
+    Segments(hash): Segments<BundleHash>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let tag = format!("\"{hash}\"");
+    let wanted = headers.get(header::IF_NONE_MATCH);
+    let known = wanted
+        .and_then(|tags| tags.to_str().ok())
+        .is_some_and(|tags| tags.split(',').any(|known| known.trim() == tag));
+    let path = api.0.bundle_dir.join(format!("{hash}.wasm"));
+    let mut response = match (tokio::fs::metadata(&path).await, known) {
+        (Ok(_), true) => StatusCode::NOT_MODIFIED.into_response(),
+        (Ok(_), false) => tokio::fs::read(&path)
+            .await
+            .map_err(Failure::internal)?
+            .into_response(),
+        (Err(e), _) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::not_found(
+                "unknown-bundle",
+                "no module of this federation is that bundle; /v1/modules names those that are",
+            ));
+        }
+        (Err(e), _) => return Err(Failure::internal(e)),
+    };
+    let tag = HeaderValue::try_from(tag).map_err(Failure::internal)?;
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, tag);
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=31536000, immutable"),
+    );
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/wasm"),
+    );
+    Ok(response)
+}
+
+/// Gives this guardian a transaction to have decided. A refusal is this
+/// guardian's opinion alone: nothing has been decided.
+#[utoipa::path(post, path = "/v1/transactions", request_body = SubmitRequest,
+    responses(
+        (status = 202, body = SubmitResponse),
+        (status = 422, description = "`transaction-expired`, `expires-too-late`, or the code of the refusal",
+            body = Problem, content_type = "application/problem+json"),
+        BadBody, Common
+    ))]
+async fn submit(
+    State(api): State<Api>,
+    Body(request): Body<SubmitRequest>,
+) -> Result<(StatusCode, Json<SubmitResponse>), Failure> {
+    let submitted = api
+        .ask(move |backend| backend.submit(&request.transaction.0))
+        .await??;
+    Ok((StatusCode::ACCEPTED, Json(submitted)))
+}
+
+/// How long to wait.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Wait {
+    /// Seconds to wait until there is an answer that will not change; at most 60,
+    /// more is taken for that.
+    #[serde(default)]
+    #[param(default = 0)]
+    wait: u64,
+}
+
+/// Where a transaction stands; at once when that is final.
+#[utoipa::path(get, path = "/v1/transactions/{txid}",
+    params(("txid" = TxId, Path), Wait),
+    responses((status = 200, body = TransactionResponse), BadAddress, BadWait, Common))]
+async fn transaction(
+    State(api): State<Api>,
+    Segments(txid): Segments<TxId>,
+    Parameters(Wait { wait }): Parameters<Wait>,
+) -> Result<Json<TransactionResponse>, Failure> {
+    let (wait, _place) = api.patience(wait)?;
+    Ok(Json(api.0.backend.transaction(&txid, wait).await))
+}
+
+/// This guardian's contributions to outputs' outcomes.
+#[utoipa::path(post, path = "/v1/modules/{instance}/outcomes", request_body = OutcomesRequest,
+    params(("instance" = InstanceId, Path)),
+    responses(
+        (status = 200, body = OutcomesResponse),
+        (status = 404, description = "`unknown-instance`", body = Problem, content_type = "application/problem+json"),
+        BadBody, BadWait, Common
+    ))]
+async fn outcomes(
+    State(api): State<Api>,
+    Segments(instance): Segments<InstanceId>,
+    Body(request): Body<OutcomesRequest>,
+) -> Result<Json<OutcomesResponse>, Failure> {
+    let (wait, _place) = api.patience(request.wait)?;
+    let backend = &api.0.backend;
+    let outcomes = backend
+        .outcomes(instance, &request.out_points, wait)
+        .await?;
+    Ok(Json(OutcomesResponse {
+        outcomes: outcomes.into_iter().map(|o| o.map(HexBytes)).collect(),
+    }))
+}
+
+/// A module's answer to a query of its own; `/v1/modules` lists them.
+#[utoipa::path(post, path = "/v1/modules/{instance}/queries/{name}", request_body = QueryRequest,
+    params(("instance" = InstanceId, Path), ("name" = String, Path)),
+    responses(
+        (status = 200, body = QueryResponse),
+        (status = 404, description = "`unknown-instance`, `unknown-query`", body = Problem, content_type = "application/problem+json"),
+        BadBody, BadWait, Common
+    ))]
+async fn query(
+    State(api): State<Api>,
+    Segments((instance, name)): Segments<(InstanceId, String)>,
+    Body(request): Body<QueryRequest>,
+) -> Result<Json<QueryResponse>, Failure> {
+    let (wait, _place) = api.patience(request.wait)?;
+    let backend = &api.0.backend;
+    let answer = backend.query(instance, &name, &request.arguments, wait);
+    Ok(Json(answer.await?))
+}
+
+/// The latest session that n − f guardians have signed.
+#[utoipa::path(get, path = "/v1/sessions/latest",
+    responses(
+        (status = 200, body = SignedHeader),
+        (status = 404, description = "`unknown-session`", body = Problem, content_type = "application/problem+json"),
+        Common
+    ))]
+async fn latest_session(State(api): State<Api>) -> Result<Json<SignedHeader>, Failure> {
+    let header = api.ask(|backend| backend.signed_header(None)).await?;
+    header.map(Json).ok_or_else(|| {
+        Failure::not_found(
+            "unknown-session",
+            "no session has ended and been signed yet",
+        )
+    })
+}
+
+/// A session that n − f guardians have signed.
+#[utoipa::path(get, path = "/v1/sessions/{index}",
+    params(("index" = u64, Path)),
+    responses(
+        (status = 200, body = SignedHeader),
+        (status = 404, description = "`unknown-session`", body = Problem, content_type = "application/problem+json"),
+        BadAddress, Common
+    ))]
+async fn session(
+    State(api): State<Api>,
+    Segments(index): Segments<u64>,
+) -> Result<Json<SignedHeader>, Failure> {
+    let header = api
+        .ask(move |backend| backend.signed_header(Some(index)))
+        .await?;
+    header.map(Json).ok_or_else(|| {
+        Failure::not_found(
+            "unknown-session",
+            format!("session {index} has not ended, or not been signed yet"),
+        )
+    })
+}
+
+/// The agreed block's hash at a height, in internal byte order.
+#[utoipa::path(get, path = "/v1/block-hashes/{height}",
+    params(("height" = u32, Path)),
+    responses(
+        (status = 200, body = Hash32),
+        (status = 404, description = "`unknown-block`", body = Problem, content_type = "application/problem+json"),
+        BadAddress, Common
+    ))]
+async fn block_hash(
+    State(api): State<Api>,
+    Segments(height): Segments<u32>,
+) -> Result<Json<Hash32>, Failure> {
+    let hash = api.ask(move |backend| backend.block_hash(height)).await?;
+    hash.map(Json).ok_or_else(|| {
+        Failure::not_found(
+            "unknown-block",
+            format!("the federation has agreed on no block at height {height}"),
+        )
+    })
+}
+
+/// Which agreed outputs.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Which {
+    /// Those that pay to this scriptPubKey, in hexadecimal.
+    #[param(value_type = Option<String>)]
+    script: Option<HexBytes>,
+    /// The one at this place, `TXID:INDEX`, the id in internal byte order.
+    out_point: Option<String>,
+}
+
+/// Agreed outputs of the bitcoin chain, oldest first, at most 100.
+#[utoipa::path(get, path = "/v1/chain-outputs", params(Which),
+    responses((status = 200, body = Vec<ChainOutputResponse>), BadAddress, Common))]
+async fn chain_outputs(
+    State(api): State<Api>,
+    Parameters(which): Parameters<Which>,
+) -> Result<Json<Vec<ChainOutputResponse>>, Failure> {
+    let outputs = match which {
+        Which {
+            script: Some(script),
+            out_point: None,
+        } => {
+            api.ask(move |backend| backend.chain_outputs(&script.0))
+                .await?
+        }
+        Which {
+            script: None,
+            out_point: Some(place),
+        } => {
+            let (txid, index) = parse_out_point(&place)?;
+            let found = api.ask(move |backend| backend.chain_output_at(&txid, index));
+            found.await?.into_iter().collect()
+        }
+        _ => {
+            return Err(Failure::malformed(
+                "malformed-query",
+                "either script or out_point is to be given, and not both",
+            ));
+        }
+    };
+    Ok(Json(outputs))
+}
+
+fn parse_out_point(text: &str) -> Result<(Hash32, u32), Failure> {
+    let parsed = text
+        .split_once(':')
+        .and_then(|(txid, index)| Some((txid.parse().ok()?, index.parse().ok()?)));
+    parsed.ok_or_else(|| {
+        Failure::malformed(
+            "malformed-query",
+            format!("{text:?} is no TXID:INDEX with 64 hexadecimal digits and a number"),
+        )
+    })
+}
+
+/// What the federation has and owes.
+#[utoipa::path(get, path = "/v1/audit", responses((status = 200, body = AuditResponse), Common))]
+async fn audit(State(api): State<Api>) -> Result<Json<AuditResponse>, Failure> {
+    Ok(Json(api.ask(|backend| backend.audit()).await??))
+}
+
+/// Whether the guardian is not stuck: it can say where it stands. If not, restart
+/// it.
+#[utoipa::path(get, path = "/livez",
+    responses((status = 200, body = HealthResponse), (status = 503, body = HealthResponse)))]
+async fn livez(State(api): State<Api>) -> Response {
+    let question = |backend: &dyn Backend| {
+        let _ = backend.status();
+        Vec::new()
+    };
+    api.health(question).await
+}
+
+/// Whether the guardian can serve: it takes part in consensus and reaches enough
+/// others.
+#[utoipa::path(get, path = "/readyz",
+    responses((status = 200, body = HealthResponse), (status = 503, body = HealthResponse)))]
+async fn readyz(State(api): State<Api>) -> Response {
+    api.health(|backend| backend.unready()).await
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json",
+    responses((status = 200, content_type = "application/json", body = Object), Common))]
+async fn openapi(Extension(OpenApiJson(description)): Extension<OpenApiJson>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], description).into_response()
+}

@@ -1,0 +1,308 @@
+//! HTTP itself: connections and their bounds, and what wraps every route.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    net::IpAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::Request,
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+};
+use futures::StreamExt;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout, timeout_at},
+};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{Any as AnyOrigin, CorsLayer},
+};
+use tracing::Instrument;
+
+use super::problem::Failure;
+
+/// Connections at a time; who comes later waits in the system's queue.
+const MAX_CONNECTIONS: usize = 1024;
+/// Connections at a time from one address. This machine is exempt: a reverse
+/// proxy speaks for many.
+const MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
+/// How long a request's head may take, and how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's head, and of what is buffered of a connection.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// After this a connection ends with the request under way.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
+/// How long the last request of a connection may take, its answer's way included.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long requests under way may take when the guardian ends.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The longest body that is accepted: a transaction and 1000 out-points fit.
+pub(super) const MAX_BODY_BYTES: usize = 128 << 10;
+/// Of a longer body so much is read and thrown away, so that its sender comes to
+/// read the answer.
+const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long anything may take, the longest wait included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Serves connections until `stopped` becomes true.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let addresses = Arc::new(Addresses::default());
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = permits.clone().acquire_owned();
+        let accepted = async { (permit.await, listener.accept().await) };
+        let (permit, accepted) = tokio::select! {
+            next = accepted => next,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (stream, address.ip()),
+            Err(error) => {
+                // Out of file descriptors, most likely: some will be free soon.
+                tracing::warn!("a connection could not be accepted: {error}");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (Ok(permit), Some(place)) = (permit, addresses.clone().enter(address)) else {
+            tracing::debug!(%address, "too many connections from one address");
+            continue;
+        };
+        connections.spawn(connection(
+            stream,
+            router.clone(),
+            stopped.clone(),
+            (permit, place),
+        ));
+    }
+    drop(listener);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(GRACE, all_ended).await.is_err() {
+        tracing::debug!("requests under way are broken off");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+    _place: (OwnedSemaphorePermit, Place),
+) {
+    // Answers are small and awaited.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // What goes wrong with a connection is its client's affair.
+        _ = connection.as_mut() => return,
+        _ = stopped.wait_for(|stop| *stop) => {}
+        () = sleep(CONNECTION_LIFETIME) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LAST_REQUEST_TIMEOUT, connection).await;
+}
+
+/// How many connections each address has.
+#[derive(Default)]
+struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection's place in the count.
+struct Place {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= MAX_CONNECTIONS_PER_ADDRESS && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Place {
+            addresses: self,
+            address,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.0.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Puts around the routes what every request meets, from the inside out.
+pub(super) fn wrap(routes: Router) -> Router {
+    let anybody = CorsLayer::new()
+        .allow_origin(AnyOrigin)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::CONTENT_TYPE])
+        .expose_headers([REQUEST_ID, header::ETAG, header::RETRY_AFTER]);
+    routes
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(bound_body))
+        .layer(from_fn(bound_time))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(anybody)
+        .layer(from_fn(observe))
+}
+
+async fn unknown_route(request: Request) -> Failure {
+    Failure::not_found(
+        "unknown-route",
+        format!(
+            "there is no route {}; the routes are in /openapi.json",
+            request.uri().path()
+        ),
+    )
+}
+
+async fn wrong_method(request: Request) -> Failure {
+    Failure::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "wrong-method",
+        format!(
+            "{} is not for {}; the header Allow and /openapi.json say what is",
+            request.uri().path(),
+            request.method()
+        ),
+    )
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the layer passes it so")]
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    Failure::internal(format!("panicked: {}", text.unwrap_or("without a word"))).into_response()
+}
+
+/// Reads the whole body before any route sees it, whatever the method.
+async fn bound_body(request: Request, next: Next) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(body).await?;
+    Ok(next.run(Request::from_parts(parts, bytes.into())).await)
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Failure> {
+    let deadline = tokio::time::Instant::now() + BODY_TIMEOUT;
+    let mut stream = body.into_data_stream();
+    let (mut bytes, mut length) = (Vec::new(), 0_usize);
+    loop {
+        let chunk = match timeout_at(deadline, stream.next()).await {
+            Ok(Some(Ok(chunk))) => chunk,
+            Ok(Some(Err(e))) => return Err(Failure::malformed("malformed-body", e.to_string())),
+            Ok(None) => break,
+            Err(_) if length > MAX_BODY_BYTES => break,
+            Err(_) => {
+                return Err(Failure::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "body-too-slow",
+                    format!(
+                        "the body took longer than {} seconds",
+                        BODY_TIMEOUT.as_secs()
+                    ),
+                ));
+            }
+        };
+        length = length.saturating_add(chunk.len());
+        if length <= MAX_BODY_BYTES {
+            bytes.extend_from_slice(&chunk);
+        } else if length > MAX_DRAINED_BYTES {
+            break;
+        }
+    }
+    if length > MAX_BODY_BYTES {
+        return Err(Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-large",
+            format!("the body has more than {MAX_BODY_BYTES} bytes, the most that is accepted"),
+        ));
+    }
+    Ok(bytes.into())
+}
+
+async fn bound_time(request: Request, next: Next) -> Result<Response, Failure> {
+    timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
+        Failure::later(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout",
+            "this guardian did not find the answer in time; what was sent may still take effect",
+        )
+    })
+}
+
+/// Gives the request an id, the client's own if it has one, which stands in the
+/// answer's head and in the log.
+async fn observe(request: Request, next: Next) -> Response {
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .filter(|id| is_harmless(id.as_bytes()))
+        .cloned()
+        .unwrap_or_else(new_request_id);
+    let span = tracing::info_span!(
+        "http",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        path = request.uri().path(),
+    );
+    let begun = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.in_scope(|| {
+        tracing::debug!(status = response.status().as_u16(), took = ?begun.elapsed());
+    });
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+fn is_harmless(id: &[u8]) -> bool {
+    let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    (1..=64).contains(&id.len()) && id.iter().all(harmless)
+}
+
+fn new_request_id() -> HeaderValue {
+    let id = format!("{:016x}", rand::random::<u64>());
+    HeaderValue::from_str(&id).expect("hexadecimal digits may stand in a header")
+}
