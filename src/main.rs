@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use modmint::{
     federation::{Federation, Options},
-    tour,
+    programs, tour,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -105,8 +105,10 @@ async fn develop(dev: Dev) -> Result<()> {
         tour::walk(&federation, stdout()).await?;
     }
     if !dev.once {
-        println!("\nIt stays up until Ctrl-C. A wallet joins it by:\n");
-        println!("  modmint-cli join {}", federation.invite);
+        println!("\nIt stays up until Ctrl-C. To join it with a wallet of your own:\n");
+        println!("  export MODMINT_WALLET_DIR=$(mktemp -d)");
+        let program = programs::program("modmint-cli")?;
+        println!("  {} join {}", program.display(), federation.invite);
         std::future::pending::<()>().await;
     }
     federation.stop().await

@@ -6,20 +6,16 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fixture, until};
+use common::{
+    Fixture,
+    raw::{submit, transaction},
+    until,
+};
 use modmint::{
-    federation::{Guardian, Module, Options},
+    federation::{Module, Options},
     tour::{receive, send},
 };
-use modmint_core::{
-    FederationId, Input, InstanceId, Output, Transaction, TransactionBody,
-    config::{HexBytes, SessionLimits},
-    consensus::TransactionStatus,
-    rest::{
-        FederationResponse, ModuleResponse, Problem, SubmitRequest, SubmitResponse,
-        TransactionResponse,
-    },
-};
+use modmint_core::{Input, InstanceId, Output, config::SessionLimits, rest::ModuleResponse};
 use modmint_crypto::{secp, tbs};
 use modmint_hostile::{Input as HostileInput, Misdeed, Output as HostileOutput};
 use reqwest::Client;
@@ -37,61 +33,6 @@ async fn federation_with_a_hostile_module() -> Fixture {
         ..SessionLimits::default()
     };
     Fixture::found(options).await
-}
-
-/// Gives a transaction to a guardian and waits until it is decided; the code, if
-/// it is refused then or at once.
-async fn submit(guardian: &Guardian, transaction: &Transaction) -> Result<(), String> {
-    let http = Client::builder().no_proxy().build().expect("a client");
-    let api = guardian.api_url();
-    let request = SubmitRequest {
-        transaction: HexBytes(transaction.encode()),
-    };
-    let answer = http.post(format!("{api}/v1/transactions")).json(&request);
-    let answer = answer.send().await.expect("the guardian answers");
-    let (status, body) = (answer.status(), answer.text().await.expect("with a body"));
-    if !status.is_success() {
-        assert!(status.is_client_error(), "{status} {body}");
-        let problem: Problem = serde_json::from_str(&body).expect("a problem");
-        return Err(problem.code);
-    }
-    let txid = serde_json::from_str::<SubmitResponse>(&body)
-        .expect("as described")
-        .txid;
-    let path = format!("/v1/transactions/{txid}?wait=60");
-    match guardian
-        .get::<TransactionResponse>(&path)
-        .await
-        .expect("its fate")
-        .status
-    {
-        TransactionStatus::Accepted { .. } => Ok(()),
-        TransactionStatus::Rejected { code, .. } => Err(code),
-        undecided => panic!("{undecided:?} after a minute"),
-    }
-}
-
-/// A transaction of these, all inputs signed by `secret`.
-async fn transaction(
-    guardian: &Guardian,
-    inputs: Vec<Input>,
-    outputs: Vec<Output>,
-    secret: &[u8; 32],
-) -> Transaction {
-    let id: FederationId = guardian
-        .get::<FederationResponse>("/v1/federation")
-        .await
-        .expect("it answers")
-        .id;
-    let now = guardian.status().await.expect("it answers").unix_time;
-    let body = TransactionBody {
-        expires: now + 3600,
-        inputs,
-        outputs,
-    };
-    let signature = secp::sign_schnorr(secret, &body.signature_hash(&id));
-    let signatures = vec![signature; body.inputs.len()];
-    Transaction { body, signatures }
 }
 
 fn input(input: &HostileInput) -> Input {
@@ -130,7 +71,7 @@ async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() 
             .expect_err("an input misbehaves");
         assert_ne!(code, "survived", "{misdeed:?}");
         let wrong = output(&HostileOutput::Commit(misdeed));
-        let wrong = transaction(guardian, Vec::new(), vec![wrong], &secret).await;
+        let wrong = transaction(guardian, Vec::new(), vec![wrong]).await;
         let code = submit(guardian, &wrong)
             .await
             .expect_err("an output misbehaves");
@@ -143,7 +84,7 @@ async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() 
         for armed in [Some(misdeed), None] {
             let guardian = &federation.guardians[0];
             let arm = output(&HostileOutput::Arm(armed));
-            let arm = transaction(guardian, Vec::new(), vec![arm], &secret).await;
+            let arm = transaction(guardian, Vec::new(), vec![arm]).await;
             submit(guardian, &arm).await.expect("this one behaves");
         }
         federation.same_state_root().await.expect("one state root");
@@ -175,7 +116,7 @@ async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() 
         bytes: borsh::to_vec(&loot).expect("encodes"),
     };
     let guardian = &federation.guardians[2];
-    let theft = transaction(guardian, vec![input(&steal)], vec![loot], &secret).await;
+    let theft = transaction(guardian, vec![(input(&steal), secret)], vec![loot]).await;
     let code = submit(guardian, &theft)
         .await
         .expect_err("money from nothing");
