@@ -117,7 +117,8 @@ impl Instance {
     pub fn start(context: Arc<Context>, session: u64, mode: Mode) -> Self {
         let shared = Arc::new(Shared::new(context, session, mode));
         let stop = watch::Sender::new(Stop::No);
-        let task = tokio::spawn(supervise(shared.clone(), stop.subscribe()));
+        let supervised = supervise(shared.clone(), stop.subscribe());
+        let task = shared.context.runtime.spawn(supervised);
         Self { shared, stop, task }
     }
 

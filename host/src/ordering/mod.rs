@@ -28,6 +28,7 @@ use modmint_core::{
 };
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
@@ -137,6 +138,8 @@ struct Context {
     limits: SessionLimits,
     payloads: Arc<dyn PayloadSource>,
     p2p: Arc<P2p>,
+    /// Sessions may be ended from a thread that is not tokio's.
+    runtime: Handle,
     leases: Leases,
     /// Rung when whoever waits in `get_data` should look again.
     bell: Notify,
@@ -190,6 +193,7 @@ impl Ordering {
             limits,
             payloads,
             p2p,
+            runtime: Handle::current(),
             bell: Notify::new(),
             work: Notify::new(),
             delivered,
@@ -310,7 +314,7 @@ impl Sessions {
         }
         self.current += 1;
         self.run_current(context);
-        self.stop_below(self.current.saturating_sub(MAX_ENDED), false);
+        self.stop_below(context, self.current.saturating_sub(MAX_ENDED), false);
     }
 
     fn retire(&mut self, context: &Arc<Context>, session: u64) {
@@ -323,7 +327,7 @@ impl Sessions {
             return;
         }
         match self.instances.remove(&session) {
-            Some(instance) => drop(tokio::spawn(instance.stop(true))),
+            Some(instance) => drop(context.runtime.spawn(instance.stop(true))),
             None => context.delete_log(session),
         }
     }
@@ -332,15 +336,15 @@ impl Sessions {
         if session <= self.current {
             return;
         }
-        self.stop_below(session, true);
+        self.stop_below(context, session, true);
         self.current = session;
         self.run_current(context);
     }
 
-    fn stop_below(&mut self, session: u64, delete_logs: bool) {
+    fn stop_below(&mut self, context: &Context, session: u64, delete_logs: bool) {
         let kept = self.instances.split_off(&session);
         for instance in std::mem::replace(&mut self.instances, kept).into_values() {
-            tokio::spawn(instance.stop(delete_logs));
+            context.runtime.spawn(instance.stop(delete_logs));
         }
     }
 
