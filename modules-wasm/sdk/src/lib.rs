@@ -34,6 +34,7 @@ mod values;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod mock;
 
+pub use borsh;
 pub use component::Component;
 pub use host::{crypto, federation, guardian, log, signing, treasury, wallet};
 pub use json::Json;

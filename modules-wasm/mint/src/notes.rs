@@ -1,0 +1,275 @@
+//! A wallet's own notes: how they are derived, kept in stock, and unblinded.
+//!
+//! A note is known by a tweak of 16 bytes, which travels with the output that
+//! asks for it. The secret key of the nonce and the blinding factor follow from
+//! the seed and the tweak. Half of the tweak is random, so that no two devices
+//! with one seed ever draw the same; the other half is a tag that only the seed
+//! can make, so that a wallet recognises its own notes among all others by one
+//! hash, and nobody else can.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use modmint_sdk::{
+    Blinding, OutPoint, PeerOutcomes, PlannedInput, PlannedOutput, SignedBlinding, Signer, crypto,
+    federation, storage::Table, wallet,
+};
+
+use crate::{
+    BlindNote, DENOMINATIONS, Note, TextNote, label,
+    selection::{Counts, NONE, exponents},
+    value,
+};
+
+const SPEND: u64 = 0;
+const BLIND: u64 = 1;
+const RECOGNISE: u64 = 2;
+
+fn path(purpose: u64, tweak: &[u8; 16]) -> Vec<u64> {
+    let number = u128::from_be_bytes(*tweak);
+    vec![purpose, (number >> 64) as u64, number as u64]
+}
+
+/// A note of this wallet that can be spent.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct OwnNote {
+    /// The denomination is 2 to this.
+    pub exponent: u8,
+    /// What its secrets follow from.
+    pub tweak: [u8; 16],
+    /// Its number.
+    pub nonce: [u8; 33],
+    /// The guardians' signature over the nonce.
+    pub signature: [u8; 48],
+}
+
+/// A note that guardians are asked to sign.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Fresh {
+    /// The denomination is 2 to this.
+    pub exponent: u8,
+    /// What its secrets follow from.
+    pub tweak: [u8; 16],
+    /// Its number.
+    pub nonce: [u8; 33],
+}
+
+/// Notes that guardians have signed or are about to, by where their outputs are.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Issued {
+    /// The transaction.
+    pub txid: [u8; 32],
+    /// The outputs' indices, and the notes.
+    pub notes: Vec<(u16, Fresh)>,
+}
+
+/// The tag that makes a tweak recognisable, 8 bytes.
+fn tag(random: &[u8; 8]) -> [u8; 8] {
+    let secret = wallet::derive_secret(&[RECOGNISE]);
+    let hash = crypto::sha256(&[&secret[..], random].concat());
+    let (tag, _) = hash.split_first_chunk().expect("32 bytes begin with 8");
+    *tag
+}
+
+impl Fresh {
+    /// As many new notes of each denomination.
+    pub fn draw(counts: &Counts) -> Vec<Self> {
+        exponents()
+            .flat_map(|e| (0..counts[usize::from(e)]).map(move |_| e))
+            .map(|exponent| {
+                let random = wallet::random();
+                let mut tweak = [0; 16];
+                tweak[..8].copy_from_slice(&random);
+                tweak[8..].copy_from_slice(&tag(&random));
+                Self {
+                    exponent,
+                    tweak,
+                    nonce: wallet::derive_public_key(&path(SPEND, &tweak)),
+                }
+            })
+            .collect()
+    }
+
+    fn blinding(&self) -> Blinding {
+        Blinding {
+            label: label(self.exponent),
+            message: self.nonce.to_vec(),
+            path: path(BLIND, &self.tweak),
+        }
+    }
+
+    /// The outputs that ask for these notes.
+    pub fn outputs(notes: &[Self], fee: u64) -> Vec<PlannedOutput> {
+        let blindings: Vec<_> = notes.iter().map(Self::blinding).collect();
+        notes
+            .iter()
+            .zip(wallet::tbs_blind(&blindings))
+            .map(|(note, blinded_message)| {
+                let output = BlindNote {
+                    exponent: note.exponent,
+                    blinded_message,
+                    tweak: note.tweak,
+                };
+                PlannedOutput {
+                    output: borsh::to_vec(&output).expect("writing to memory does not fail"),
+                    value: value(note.exponent).expect("only denominations are drawn"),
+                    fee,
+                }
+            })
+            .collect()
+    }
+}
+
+impl Issued {
+    /// These notes, at these places of the transaction.
+    pub fn new(txid: &[u8], places: &[u16], notes: Vec<Fresh>) -> Self {
+        Self {
+            txid: txid.try_into().expect("the host's txids are 32 bytes"),
+            notes: places.iter().copied().zip(notes).collect(),
+        }
+    }
+
+    /// Where they are.
+    pub fn out_points(&self) -> Vec<OutPoint> {
+        let out_point = |(index, _): &(u16, Fresh)| OutPoint {
+            txid: self.txid.to_vec(),
+            index: *index,
+        };
+        self.notes.iter().map(out_point).collect()
+    }
+
+    /// The notes, from a threshold of guardians' shares; none while there are too
+    /// few good ones. Guardians with a bad share are left out.
+    pub fn unblind(&self, answers: &[PeerOutcomes]) -> Option<Vec<OwnNote>> {
+        let mut usable: Vec<&PeerOutcomes> = answers
+            .iter()
+            .filter(|answer| {
+                answer.outcomes.len() == self.notes.len()
+                    && answer.outcomes.iter().all(|share| share.len() == 48)
+            })
+            .collect();
+        while usable.len() >= usize::from(federation::threshold()) {
+            let shares = |place: usize| {
+                let share = |answer: &&PeerOutcomes| (answer.peer, answer.outcomes[place].clone());
+                usable.iter().map(share).collect()
+            };
+            let signed: Vec<_> = self
+                .notes
+                .iter()
+                .enumerate()
+                .map(|(place, (_, note))| SignedBlinding {
+                    blinding: note.blinding(),
+                    shares: shares(place),
+                })
+                .collect();
+            match wallet::tbs_unblind(&signed) {
+                Ok(signatures) => {
+                    let note = |((_, note), signature): (&(u16, Fresh), [u8; 48])| OwnNote {
+                        exponent: note.exponent,
+                        tweak: note.tweak,
+                        nonce: note.nonce,
+                        signature,
+                    };
+                    return Some(self.notes.iter().zip(signatures).map(note).collect());
+                }
+                Err(bad) => {
+                    let before = usable.len();
+                    usable.retain(|answer| !bad.contains(&answer.peer));
+                    if usable.len() == before {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+impl OwnNote {
+    /// With all that somebody else needs to spend it.
+    pub fn to_text(&self) -> TextNote {
+        TextNote {
+            exponent: self.exponent,
+            nonce: self.nonce,
+            secret: wallet::derive_secret(&path(SPEND, &self.tweak)),
+            signature: self.signature,
+        }
+    }
+
+    /// The input that spends it.
+    pub fn input(&self, fee: u64) -> PlannedInput {
+        let signer = Signer::Path(path(SPEND, &self.tweak));
+        planned(self.exponent, self.nonce, self.signature, fee, signer)
+    }
+}
+
+impl TextNote {
+    /// The input that spends it.
+    pub fn input(&self, fee: u64) -> PlannedInput {
+        let signer = Signer::Secret(self.secret.to_vec());
+        planned(self.exponent, self.nonce, self.signature, fee, signer)
+    }
+}
+
+fn planned(
+    exponent: u8,
+    nonce: [u8; 33],
+    signature: [u8; 48],
+    fee: u64,
+    signer: Signer,
+) -> PlannedInput {
+    let note = Note {
+        exponent,
+        nonce,
+        signature,
+    };
+    PlannedInput {
+        input: borsh::to_vec(&note).expect("writing to memory does not fail"),
+        value: value(exponent).expect("only notes of denominations are kept"),
+        fee,
+        signer,
+    }
+}
+
+const STOCK: Table<(u8, [u8; 33]), OwnNote> = Table::new(b'n');
+
+/// The wallet's notes, by denomination.
+pub struct Stock(Vec<Vec<OwnNote>>);
+
+impl Stock {
+    /// From storage.
+    pub fn load() -> Self {
+        let mut notes = vec![Vec::new(); usize::from(DENOMINATIONS)];
+        for ((exponent, _), note) in STOCK.iter() {
+            notes[usize::from(exponent)].push(note);
+        }
+        Self(notes)
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        let mut counts = NONE;
+        for (count, notes) in counts.iter_mut().zip(&self.0) {
+            *count = notes.len() as u32;
+        }
+        counts
+    }
+
+    /// Takes so many of each out of the stock.
+    pub fn take(&self, counts: &Counts) -> Vec<OwnNote> {
+        let chosen: Vec<OwnNote> = counts
+            .iter()
+            .zip(&self.0)
+            .flat_map(|(count, notes)| notes.iter().take(*count as usize).cloned())
+            .collect();
+        for note in &chosen {
+            STOCK.delete(&(note.exponent, note.nonce));
+        }
+        chosen
+    }
+
+    /// Puts notes into the stock.
+    pub fn put<'a>(notes: impl IntoIterator<Item = &'a OwnNote>) {
+        for note in notes {
+            STOCK.put(&(note.exponent, note.nonce), note);
+        }
+    }
+}

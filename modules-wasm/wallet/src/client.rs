@@ -1,0 +1,418 @@
+//! What wallets do about deposits: make an address, wait, claim.
+//!
+//! An address belongs to a key of the wallet, numbered from 0. Its nonce is found
+//! by trying, a few hundred at a time, so that no call takes long. Every output
+//! that pays to it is claimed by itself, in the order of the chain.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use modmint_sdk::{
+    Acceptance, Agreement, Amount, Arguments, Audience, Client, EffectDone, EffectResult, Event,
+    Json, PeerAnswer, Plan, PlannedInput, Refusal, Rejection, Signer, Transition, federation,
+    object, parameters,
+    storage::{Cell, Table},
+    wallet,
+};
+
+use crate::{
+    Deposit, DepositTweak, PegInProof, Wallet, WalletConfig,
+    script::display_txid,
+    server::{DepositQuery, too_small},
+};
+
+/// An address of this wallet.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+struct Address {
+    nonce: u32,
+    script: Vec<u8>,
+    /// How many of the outputs that pay to it have been dealt with.
+    done: u64,
+}
+
+/// The number of the next address.
+const NEXT: Cell<u64> = Cell::new(b'n');
+const ADDRESSES: Table<u64, Address> = Table::new(b'a');
+
+/// How many nonces one call tries.
+const TRIES: u32 = 256;
+/// How often a claim is tried again that was refused for somebody else's item.
+const ATTEMPTS: u32 = 5;
+/// When guardians are asked again that could not be.
+const LATER_SECONDS: u64 = 30;
+
+parameters! {
+    /// Shows an address to pay bitcoin to, waits for them and turns them into e-cash.
+    pub struct DepositAction {}
+}
+parameters! {
+    /// Looks for deposits to addresses of this wallet that were used before.
+    pub struct RecheckAction {}
+}
+
+/// The actions by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `deposit`
+    Deposit,
+    /// `recheck`
+    Recheck,
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum State {
+    /// Tries nonces for the address of this number, from this one on.
+    Search {
+        /// The address' number.
+        number: u64,
+        /// The next nonce to try.
+        nonce: u32,
+    },
+    /// Watches addresses for the next output and claims it.
+    Watch {
+        /// The address' number.
+        number: u64,
+        /// Claimed so far in this operation, millisatoshi.
+        claimed: u64,
+        /// Whether the addresses after it are looked at too, and none waited for.
+        all: bool,
+        /// What is being claimed.
+        claim: Option<Claim>,
+        /// Effects' ids, never used twice.
+        effect: u32,
+    },
+}
+
+/// A deposit on its way.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Claim {
+    /// What is claimed.
+    pub deposit: Deposit,
+    /// How often it has been tried.
+    pub attempts: u32,
+}
+
+/// The wallet's key of an address.
+fn path(number: u64) -> Vec<u64> {
+    vec![0, number]
+}
+
+fn tweak(number: u64, nonce: u32) -> DepositTweak {
+    DepositTweak {
+        claim_key: wallet::derive_public_key(&path(number)),
+        nonce,
+    }
+}
+
+fn text(address: &Address) -> String {
+    crate::script::address(&federation::network(), &address.script)
+        .expect("an address is kept with its P2WSH script")
+}
+
+impl Client for Wallet {
+    type State = State;
+
+    fn actions() -> Vec<modmint_sdk::Action> {
+        vec![
+            DepositAction::action("deposit", Audience::Person),
+            RecheckAction::action("recheck", Audience::Person),
+        ]
+    }
+
+    fn start(action: &str, _: Arguments) -> Result<Transition<State>, Refusal> {
+        match action {
+            "deposit" => {
+                let number = NEXT.get().unwrap_or_default();
+                NEXT.put(&(number + 1));
+                Ok(search(number, 0))
+            }
+            "recheck" => Ok(look(0, 0, true, 1)),
+            _ => Err(Refusal::new(
+                "no-such-action",
+                format!("the wallet module has no action {action:?}: deposit, recheck"),
+            )),
+        }
+    }
+
+    fn advance(state: State, event: Event) -> Result<Transition<State>, Refusal> {
+        match (state, event) {
+            (State::Watch { claim: Some(_), .. }, Event::Cancel) => Err(Refusal::new(
+                "being-claimed",
+                "a deposit is being claimed; its e-cash arrives in a moment",
+            )),
+            (state, Event::Cancel) => Ok(Transition::failed(
+                state,
+                Refusal::new(
+                    "cancelled",
+                    "nobody waits for this deposit any more; `recheck` finds it if it comes",
+                ),
+            )),
+            (State::Search { number, nonce }, Event::Done(_)) => Ok(search(number, nonce)),
+            (
+                State::Watch {
+                    number,
+                    claimed,
+                    all,
+                    claim: None,
+                    effect,
+                },
+                Event::Done(EffectDone {
+                    outcome: EffectResult::Answers(answers),
+                    ..
+                }),
+            ) => Ok(found(number, claimed, all, effect, &answers)),
+            (
+                State::Watch {
+                    number,
+                    claimed,
+                    all,
+                    claim: Some(claim),
+                    effect,
+                },
+                Event::Done(EffectDone { outcome, .. }),
+            ) => Ok(decided(number, claimed, all, claim, effect, outcome)),
+            (
+                State::Watch {
+                    number,
+                    claimed,
+                    all,
+                    effect,
+                    ..
+                },
+                Event::Done(EffectDone { outcome, .. }),
+            ) => Ok(match outcome {
+                EffectResult::TimeReached => look(number, claimed, all, effect + 1),
+                _ => later(number, claimed, all, effect),
+            }),
+        }
+    }
+}
+
+/// Tries some nonces; with the right one the address is there.
+fn search(number: u64, from: u32) -> Transition<State> {
+    let last = from.saturating_add(TRIES);
+    for nonce in from..last {
+        let Some(script) = tweak(number, nonce).script() else {
+            continue;
+        };
+        if federation::script_passes_filter(&script) {
+            let address = Address {
+                nonce,
+                script,
+                done: 0,
+            };
+            ADDRESSES.put(&number, &address);
+            let minimum = Amount(federation::config::<WalletConfig>().minimum_deposit);
+            return look(number, 0, false, 1).progress(
+                "waiting",
+                format!("pay at least {minimum} to {}", text(&address)),
+                object! { "address" => text(&address), "minimum" => minimum },
+            );
+        }
+    }
+    let state = State::Search {
+        number,
+        nonce: last,
+    };
+    // Nothing to wait for: the next tries are another call. An effect that is
+    // named again goes on, so each has an id of its own.
+    Transition::to(state).until(last, 0)
+}
+
+/// Asks for the next output to an address; where `all` are looked at, for the next
+/// address that there is.
+fn look(number: u64, claimed: u64, all: bool, effect: u32) -> Transition<State> {
+    let state = State::Watch {
+        number,
+        claimed,
+        all,
+        claim: None,
+        effect,
+    };
+    let Some(address) = ADDRESSES.get(&number) else {
+        if all && number < NEXT.get().unwrap_or_default() {
+            return look(number + 1, claimed, all, effect);
+        }
+        return Transition::done(state).progress(
+            "rechecked",
+            format!("{} found at addresses used before", Amount(claimed)),
+            object! { "amount" => Amount(claimed) },
+        );
+    };
+    let query = DepositQuery {
+        script: address.script,
+        index: address.done,
+        wait: !all,
+    };
+    Transition::to(state).query(effect, "deposit", query.arguments(), Agreement::Same)
+}
+
+/// Guardians have answered whether there is such an output.
+fn found(
+    number: u64,
+    claimed: u64,
+    all: bool,
+    effect: u32,
+    answers: &[PeerAnswer],
+) -> Transition<State> {
+    let answer = answers.first().and_then(|a| a.answer.as_deref().ok());
+    match answer.and_then(|bytes| borsh::from_slice::<Option<Deposit>>(bytes).ok()) {
+        Some(Some(deposit)) => {
+            let minimum = federation::config::<WalletConfig>().minimum_deposit;
+            if deposit.satoshi.saturating_mul(1000) < minimum {
+                return skip(number, claimed, all, effect, &deposit, minimum);
+            }
+            let claim = Claim {
+                deposit,
+                attempts: 0,
+            };
+            submit(number, claimed, all, claim, effect + 1)
+        }
+        Some(None) if all => look(number + 1, claimed, all, effect + 1),
+        _ => later(number, claimed, all, effect),
+    }
+}
+
+/// Guardians cannot be asked, or say what makes no sense: asks again in a while.
+fn later(number: u64, claimed: u64, all: bool, effect: u32) -> Transition<State> {
+    let state = State::Watch {
+        number,
+        claimed,
+        all,
+        claim: None,
+        effect: effect + 1,
+    };
+    Transition::to(state).until(
+        effect + 1,
+        wallet::unix_time().saturating_add(LATER_SECONDS),
+    )
+}
+
+/// A deposit that nobody would take is said to be so, once, and the next awaited.
+fn skip(
+    number: u64,
+    claimed: u64,
+    all: bool,
+    effect: u32,
+    deposit: &Deposit,
+    minimum: u64,
+) -> Transition<State> {
+    settle(number);
+    let refusal = too_small(deposit.satoshi, minimum);
+    let mut details = object! {
+        "txid" => display_txid(&deposit.txid),
+        "vout" => deposit.vout,
+        "satoshi" => deposit.satoshi,
+        "minimum" => Amount(minimum),
+    };
+    if let (Json::Object(fields), Some(address)) = (&mut details, ADDRESSES.get(&number)) {
+        fields.push(("address".into(), text(&address).into()));
+    }
+    look(number, claimed, all, effect + 1).progress("too-small", refusal.message, details)
+}
+
+/// The next output to this address is the next to be looked for.
+fn settle(number: u64) {
+    if let Some(mut address) = ADDRESSES.get(&number) {
+        address.done += 1;
+        ADDRESSES.put(&number, &address);
+    }
+}
+
+fn submit(number: u64, claimed: u64, all: bool, claim: Claim, effect: u32) -> Transition<State> {
+    let nonce = ADDRESSES.get(&number).map_or(0, |address| address.nonce);
+    let value = claim.deposit.satoshi.saturating_mul(1000);
+    let proof = PegInProof {
+        txid: claim.deposit.txid,
+        vout: claim.deposit.vout,
+        tweak: tweak(number, nonce),
+    };
+    let input = PlannedInput {
+        input: borsh::to_vec(&proof).expect("writing to memory does not fail"),
+        value,
+        fee: 0,
+        signer: Signer::Path(path(number)),
+    };
+    let details = details(&claim.deposit);
+    let state = State::Watch {
+        number,
+        claimed,
+        all,
+        claim: Some(claim),
+        effect,
+    };
+    let plan = Plan {
+        inputs: vec![input],
+        outputs: Vec::new(),
+        confirm: None,
+    };
+    Transition::to(state).submit(effect, plan).progress(
+        "claiming",
+        format!("a deposit of {} is being claimed", Amount(value)),
+        details,
+    )
+}
+
+fn details(deposit: &Deposit) -> Json {
+    object! {
+        "amount" => Amount(deposit.satoshi.saturating_mul(1000)),
+        "txid" => display_txid(&deposit.txid),
+        "vout" => deposit.vout,
+    }
+}
+
+/// A claim has been decided.
+fn decided(
+    number: u64,
+    claimed: u64,
+    all: bool,
+    claim: Claim,
+    effect: u32,
+    outcome: EffectResult,
+) -> Transition<State> {
+    let stays = |claim: Claim| State::Watch {
+        number,
+        claimed,
+        all,
+        claim: Some(claim),
+        effect,
+    };
+    match outcome {
+        EffectResult::Accepted(Acceptance { .. }) => {
+            settle(number);
+            let value = claim.deposit.satoshi.saturating_mul(1000);
+            let shown = details(&claim.deposit);
+            if all {
+                return look(number, claimed.saturating_add(value), all, effect + 1);
+            }
+            Transition::done(stays(claim)).progress(
+                "claimed",
+                format!("{} deposited", Amount(value)),
+                shown,
+            )
+        }
+        // Another operation of this wallet, or another device, was first.
+        EffectResult::Rejected(Rejection { refusal, .. }) if refusal.code == "already-claimed" => {
+            settle(number);
+            look(number, claimed, all, effect + 1)
+        }
+        EffectResult::Rejected(rejection)
+            if rejection.is_elsewhere() && claim.attempts < ATTEMPTS =>
+        {
+            let again = Claim {
+                attempts: claim.attempts + 1,
+                ..claim
+            };
+            submit(number, claimed, all, again, effect + 1)
+        }
+        EffectResult::Rejected(Rejection { refusal, .. }) | EffectResult::Failed(refusal) => {
+            Transition::failed(stays(claim), refusal)
+        }
+        _ => Transition::failed(
+            stays(claim),
+            Refusal::new(
+                "unexpected-answer",
+                "the claim was neither accepted nor rejected; `recheck` tries again",
+            ),
+        ),
+    }
+}
