@@ -10,6 +10,7 @@ use std::{
 };
 
 use modmint_core::config::PeerConfig;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use secp256k1::{Keypair, SECP256K1};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -571,6 +572,77 @@ fn a_guardian_whose_log_lacks_its_own_units_makes_none_and_says_so() {
             .any(|unit| unit.payload == b"of the amnesiac")
     });
     assert_eq!(spoke.unwrap().session, 2);
+}
+
+/// Epochs by session and number, as one guardian has had them over all its lives.
+#[derive(Default)]
+struct History(BTreeMap<(u64, u32), Epoch>);
+
+impl History {
+    fn add(&mut self, epochs: &Mutex<Vec<Epoch>>) {
+        for epoch in epochs.lock().iter() {
+            let known = self.0.entry((epoch.session, epoch.index));
+            assert_eq!(known.or_insert_with(|| epoch.clone()), epoch);
+        }
+    }
+}
+
+#[test]
+fn guardians_killed_at_random_under_load_over_several_sessions_never_disagree() {
+    const KILLS: usize = 12;
+    let mut random = StdRng::seed_from_u64(2);
+    let federation = Federation::new(limits(150));
+    let mut histories: Vec<History> = (0..4).map(|_| History::default()).collect();
+    let mut guardians: Vec<Option<Guardian>> =
+        federation.start_all().into_iter().map(Some).collect();
+    let mut number = 0;
+    let mut load = |guardians: &[Option<Guardian>], items: usize| {
+        for _ in 0..items {
+            let one = guardians[number % 4].as_ref();
+            if let Some(guardian) = one.or(guardians[(number + 1) % 4].as_ref()) {
+                guardian.items.push(format!("item {number}").as_bytes());
+            }
+            number += 1;
+            std::thread::sleep(Duration::from_millis(15));
+        }
+    };
+    for _ in 0..KILLS {
+        load(&guardians, random.gen_range(1..20));
+        let victim = random.gen_range(0..4);
+        let dead = guardians[victim].take().unwrap();
+        let session = dead.session();
+        let epochs = dead.epochs.clone();
+        dead.kill();
+        histories[victim].add(&epochs);
+        if random.gen_bool(0.5) {
+            test_disk::lose_power(&federation.units(victim));
+        }
+        load(&guardians, random.gen_range(0..20));
+        guardians[victim] = Some(Guardian::start(&federation, victim, session));
+    }
+    let guardians: Vec<Guardian> = guardians.into_iter().flatten().collect();
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    for (me, guardian) in guardians.iter().enumerate() {
+        guardian.items.push(format!("last of {me}").as_bytes());
+    }
+    for me in 0..4 {
+        wait_final(&all, format!("last of {me}").as_bytes());
+    }
+    for (history, guardian) in histories.iter_mut().zip(&guardians) {
+        history.add(&guardian.epochs);
+    }
+    for history in &histories {
+        for (place, epoch) in &history.0 {
+            for other in &histories {
+                assert!(other.0.get(place).is_none_or(|known| known == epoch));
+            }
+        }
+    }
+    println!(
+        "sessions: {:?}",
+        all.iter().map(|one| one.session()).collect::<Vec<_>>()
+    );
+    assert_healthy(&all);
 }
 
 /// A hostile guardian: it has its certificate and its keys, and sends what it
