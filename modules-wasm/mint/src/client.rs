@@ -667,12 +667,16 @@ fn split() -> Result<Step, Refusal> {
 }
 
 fn consolidate() -> Result<Step, Refusal> {
+    let fee = note_fee();
     let stock = Stock::load();
-    let chosen = selection::beyond_target(&stock.counts(), note_fee(), MOST_SENT);
-    if selection::number(&chosen) < 2 {
+    let mut left = stock.counts();
+    let chosen = selection::beyond_target(&left, fee, MOST_SENT);
+    subtract(&mut left, &chosen);
+    let made = selection::change(&left, selection::brings(&chosen, fee), fee);
+    if selection::number(&made) >= selection::number(&chosen) {
         return Err(Refusal::new(
             "nothing-to-consolidate",
-            format!("there are at most {TARGET} notes of each denomination"),
+            "the notes that there are could not be made fewer",
         ));
     }
     Ok(exchange(stock.take(&chosen), 1))

@@ -59,6 +59,13 @@ pub fn net(exponent: u8, fee: u64) -> Option<u64> {
     worth(exponent).checked_sub(fee).filter(|net| *net > 0)
 }
 
+/// What these notes bring together when they are spent, saturating.
+pub fn brings(counts: &Counts, fee: u64) -> u64 {
+    exponents()
+        .filter_map(|e| Some(net(e, fee)?.saturating_mul(at(counts, e).into())))
+        .fold(0, u64::saturating_add)
+}
+
 /// Notes of exactly this amount, at most `most` of them. Each denomination
 /// divides the next, so taking the largest first finds them if there are any.
 pub fn exact(stock: &Counts, amount: u64, most: u32) -> Option<Counts> {
@@ -149,18 +156,17 @@ pub fn beyond_target(stock: &Counts, fee: u64, most: u32) -> Counts {
 }
 
 /// The notes to make of `amount`, fees included, by a wallet that has `stock`:
-/// first what it lacks, small ones first, then few and large ones. What is left
-/// is less than the smallest note costs.
+/// first what it lacks, small ones first, then few and large ones. Where notes
+/// cost something, it wants none of those that lose much of their worth. What is
+/// left is less than the smallest note costs.
 pub fn change(stock: &Counts, amount: u64, fee: u64) -> Counts {
     let mut made = NONE;
     let mut rest = amount;
     // Room for the remainder, one of each denomination.
     let mut room = MOST_OUTPUTS - u32::from(DENOMINATIONS);
     let worthwhile = |e: &u8| net(*e, fee).is_some();
-    for e in exponents()
-        .filter(worthwhile)
-        .skip_while(|e| *e < SMALLEST_TARGETED)
-    {
+    let wanted = |e: &u8| *e >= SMALLEST_TARGETED && worth(*e) >= fee.saturating_mul(64);
+    for e in exponents().filter(wanted) {
         let cost = worth(e) + fee;
         while at(stock, e) + at(&made, e) < TARGET && cost <= rest && room > 0 {
             made[usize::from(e)] += 1;
@@ -204,12 +210,6 @@ mod tests {
                 .try_into()
                 .expect("as many as there are denominations")
         })
-    }
-
-    fn brings(counts: &Counts, fee: u64) -> u64 {
-        exponents()
-            .filter_map(|e| Some(net(e, fee)? * u64::from(at(counts, e))))
-            .sum()
     }
 
     #[test]

@@ -89,6 +89,8 @@ enum Submission {
     Sent {
         bytes: Vec<u8>,
         txid: [u8; 32],
+        /// What the plan takes from the balance.
+        taken: u64,
         /// Where in the transaction this machine's items are.
         inputs: Range<u16>,
         outputs: Range<u16>,
@@ -311,9 +313,15 @@ impl Wallet {
             done.outcome,
             EffectResult::Accepted(_) | EffectResult::Rejected(_)
         ) {
-            // Told, in the write that this answer leads to.
-            let machine = &mut self.durable.operations[operation].machines[machine];
-            machine.submissions.remove(&done.effect);
+            // Told, in the write that this answer leads to. What was confirmed for
+            // a transaction that is refused has not been spent.
+            let operation = &mut self.durable.operations[operation];
+            let told = operation.machines[machine].submissions.remove(&done.effect);
+            if let (Some(Submission::Sent { taken, .. }), EffectResult::Rejected(_)) =
+                (told, &done.outcome)
+            {
+                operation.confirmed += taken;
+            }
         }
         self.advance(operation, machine, Event::Done(done))
             .expect("a machine does not refuse an answer that it waits for");
@@ -473,6 +481,7 @@ impl Wallet {
                 txid,
                 inputs,
                 outputs,
+                ..
             } => (bytes, txid, inputs, outputs),
         };
         match self.federation.submit(&bytes) {
@@ -571,13 +580,21 @@ impl Wallet {
     }
 
     fn send_everything(&self) {
-        for machine in self.durable.operations.iter().flat_map(|o| &o.machines) {
-            for submission in machine.submissions.values() {
-                if let Submission::Sent { bytes, .. } = submission {
-                    self.federation.submit(bytes);
-                }
-            }
+        for bytes in self.pending() {
+            self.federation.submit(&bytes);
         }
+    }
+
+    /// The transactions whose fate has not been told, in canonical bytes.
+    pub fn pending(&self) -> Vec<Vec<u8>> {
+        let machines = self.durable.operations.iter().flat_map(|o| &o.machines);
+        machines
+            .flat_map(|machine| machine.submissions.values())
+            .filter_map(|submission| match submission {
+                Submission::Sent { bytes, .. } => Some(bytes.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// A plan becomes a signed transaction, with e-cash, in the same write.
@@ -636,7 +653,7 @@ impl Wallet {
                         (ecash, completion.inputs, completion.outputs),
                         (instance, plan.inputs.clone(), plan.outputs.clone()),
                     ];
-                    let [first, second] = self.transaction(parts);
+                    let [first, second] = self.transaction(parts, [0, taken]);
                     submissions.push((completing, 0, first));
                     submissions.push((machine, effect, second));
                 }
@@ -669,6 +686,7 @@ impl Wallet {
     fn transaction(
         &self,
         parts: [(u16, Vec<PlannedInput>, Vec<PlannedOutput>); 2],
+        taken: [u64; 2],
     ) -> [Submission; 2] {
         let (mut inputs, mut outputs, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
         let (seed, id) = (self.side.borrow().seed, self.federation.state.borrow().id);
@@ -704,11 +722,16 @@ impl Wallet {
         let sign = |secret: &[u8; 32]| secp::sign_schnorr(secret, &hash);
         let signatures = secrets.iter().map(sign).collect();
         let bytes = Transaction { body, signatures }.encode();
-        ranges.map(|(inputs, outputs)| Submission::Sent {
-            bytes: bytes.clone(),
-            txid,
-            inputs,
-            outputs,
+        let [first, second] = ranges;
+        let [first_taken, second_taken] = taken;
+        [(first, first_taken), (second, second_taken)].map(|((inputs, outputs), taken)| {
+            Submission::Sent {
+                bytes: bytes.clone(),
+                txid,
+                taken,
+                inputs,
+                outputs,
+            }
         })
     }
 }
