@@ -11,24 +11,61 @@
 //! Who agrees on the order of items is `ordering`'s business; what an item means
 //! to a module happens inside the sandbox, behind `modmint-runtime`.
 
-use std::{sync::Arc, time::Duration};
+mod ahead;
+mod commit;
+mod history;
+mod hosts;
+mod items;
+mod module;
+mod order;
+mod own;
+mod proposals;
+mod reads;
+mod state;
+#[cfg(test)]
+mod tests;
+mod votes;
+mod waiters;
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use modmint_core::{
-    Argument, Hash32, InstanceId, OutPoint, PeerId, Refusal, TransactionError, TxId,
+    Hash32, InstanceId, PeerId, Refusal, TransactionError,
     config::FederationConfig,
     consensus::{OrderedUnit, SessionHeader, SignedHeader},
-    rest::{
-        AuditResponse, ChainOutputResponse, QueryResponse, StatusResponse, SubmitResponse,
-        TransactionResponse,
-    },
+    rest::AuditResponse,
 };
 use modmint_runtime::{HostError, Instance, Signable};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     chain::ChainView,
     ordering::{Epoch, PayloadSource},
     storage::{Database, StorageError},
 };
+use ahead::Ahead;
+use commit::{HeaderParts, View};
+use history::{History as _, Progress};
+use hosts::CachedShares;
+use items::{Failure, Federation, Halt};
+use module::Module;
+use order::{Ordered, OrderedRun};
+use proposals::Proposals;
+use reads::Messages;
+use waiters::Waiters;
+
+/// So many bytes of payload are applied in one go, and an epoch more: what they
+/// change lies in memory until then.
+const MAX_BYTES_AT_ONCE: u64 = 8 << 20;
+
+/// For so long the agreed block may be unknown to this guardian's chain before
+/// that is a problem: bitcoind may be catching up.
+const TIP_PATIENCE: Duration = Duration::from_secs(120);
 
 /// This guardian's secrets, and all that is ever done with them.
 pub trait Shares: Send + Sync + 'static {
@@ -245,7 +282,37 @@ impl QueryError {
 
 /// Applies epochs, and answers from what they made.
 pub struct Pipeline {
-    setup: PipelineSetup,
+    database: Arc<Database>,
+    federation: Arc<Federation>,
+    me: PeerId,
+    shares: Arc<CachedShares>,
+    chain: Arc<dyn ChainView>,
+    header_parts: HeaderParts,
+    ahead: Ahead,
+    /// Held while epochs are processed.
+    progress: Mutex<Progress>,
+    view: RwLock<Arc<View>>,
+    proposals: Arc<Proposals>,
+    waiters: Waiters,
+    messages: Messages,
+    /// Queries that run at the same time.
+    questions: Arc<Semaphore>,
+    due: Arc<Notify>,
+    due_modules: Mutex<BTreeSet<InstanceId>>,
+    tip_unknown_since: Mutex<Option<Instant>>,
+    last_chain_change: Mutex<u64>,
+    last_audit: Mutex<Option<(Hash32, AuditResponse)>>,
+}
+
+/// A pipeline's parts, with the modules as the pipeline calls them.
+struct Parts {
+    database: Arc<Database>,
+    config: Arc<FederationConfig>,
+    me: PeerId,
+    modules: Vec<Arc<dyn Module>>,
+    keys: Arc<dyn Shares>,
+    chain: Arc<dyn ChainView>,
+    runtime_hash: Hash32,
 }
 
 impl Pipeline {
@@ -254,12 +321,71 @@ impl Pipeline {
     /// # Errors
     /// If the database fails, or an instance refuses to begin.
     pub fn open(setup: PipelineSetup) -> Result<Arc<Self>, PipelineError> {
-        Ok(Arc::new(Self { setup }))
+        let PipelineSetup {
+            database,
+            config,
+            me,
+            instances,
+            keys,
+            chain,
+        } = setup;
+        let modules = instances.into_iter().map(|i| i as Arc<dyn Module>);
+        Self::assemble(Parts {
+            database,
+            config,
+            me,
+            modules: modules.collect(),
+            keys,
+            chain,
+            runtime_hash: Hash32(modmint_runtime::runtime_hash()),
+        })
     }
 
-    /// The session that is being filled, from 1, and its next epoch, from 0.
-    pub fn position(&self) -> (u64, u32) {
-        panic!("not written yet")
+    fn assemble(parts: Parts) -> Result<Arc<Self>, PipelineError> {
+        let (given, expected) = (parts.modules.len(), parts.config.instances.len());
+        if given != expected {
+            return Err(PipelineError::Instances { given, expected });
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = modmint_runtime::guest_pool(threads)
+            .map_err(|error| PipelineError::Threads(error.to_string()))?;
+        let federation = Arc::new(Federation {
+            id: parts.config.id(),
+            config: parts.config,
+            modules: parts.modules,
+        });
+        let ahead = Ahead::new(Arc::clone(&federation), pool);
+        let progress = match parts.database.progress()? {
+            Some(progress) => progress,
+            None => found(&parts.database, &federation, parts.me, &ahead)?,
+        };
+        let view = View::of(&parts.database, &progress)?;
+        let all: Vec<_> = federation.config.instances.iter().map(|i| i.id).collect();
+        let pipeline = Self {
+            database: parts.database,
+            me: parts.me,
+            shares: Arc::new(CachedShares::new(parts.keys)),
+            chain: parts.chain,
+            header_parts: HeaderParts {
+                module_registry: commit::module_registry(&federation.config),
+                runtime_hash: parts.runtime_hash,
+            },
+            federation,
+            ahead,
+            progress: Mutex::new(progress),
+            view: RwLock::new(Arc::new(view)),
+            proposals: Arc::default(),
+            waiters: Waiters::default(),
+            messages: Messages::default(),
+            questions: Arc::new(Semaphore::new(2 * threads)),
+            due: Arc::default(),
+            due_modules: Mutex::default(),
+            tip_unknown_since: Mutex::default(),
+            last_chain_change: Mutex::default(),
+            last_audit: Mutex::default(),
+        };
+        pipeline.wake_modules(&all);
+        Ok(Arc::new(pipeline))
     }
 
     /// Applies epochs, in order; those applied before are passed over. Ends with
@@ -268,36 +394,87 @@ impl Pipeline {
     /// # Errors
     /// When this guardian cannot go on. Nothing of the epochs is kept then.
     pub fn process(&self, epochs: &[Epoch]) -> Result<Processed, Stop> {
-        let _ = (&self.setup.config, epochs);
-        panic!("not written yet")
+        let mut progress = self.progress.lock();
+        let (passed, fresh) = pass_over(&progress, epochs)?;
+        self.look_at(fresh);
+        let (ordered, applied) = self.order(&progress, fresh)?;
+        self.commit(&mut progress, ordered, passed + applied)
+    }
+
+    /// Arrival: makes the checks of what has not arrived before.
+    fn look_at(&self, epochs: &[Epoch]) {
+        let units: Vec<_> = epochs
+            .iter()
+            .flat_map(|epoch| &epoch.units)
+            .map(|unit| (unit.creator, order::items_of(&unit.payload)))
+            .collect();
+        let items = units
+            .iter()
+            .flat_map(|(peer, items)| items.iter().map(|item| (*peer, item.as_slice())));
+        self.ahead.look_at(&self.view().state, items);
+    }
+
+    /// Order: applies epochs one after the other, up to the session's end or as
+    /// many as go into one write. Also says how many.
+    fn order(&self, progress: &Progress, epochs: &[Epoch]) -> Result<(Ordered, usize), Stop> {
+        let base = self.view().state.clone();
+        let mut run = OrderedRun::new(
+            Arc::clone(&self.federation),
+            self.me,
+            base.clone(),
+            progress.clone(),
+            self.ahead.verdicts(),
+        );
+        let (mut applied, mut bytes, mut ended) = (0, 0, false);
+        for epoch in epochs {
+            run.epoch(epoch)?;
+            applied += 1;
+            if run.session_is_full()? {
+                run.end_session()?;
+                ended = true;
+                break;
+            }
+            bytes += epoch
+                .units
+                .iter()
+                .map(|u| u.payload.len() as u64)
+                .sum::<u64>();
+            if bytes > MAX_BYTES_AT_ONCE {
+                break;
+            }
+        }
+        Ok((run.finish(base, ended), applied))
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
     }
 
     /// Looks at a peer's unit before it is final: what is checked now need not be
-    /// checked later. Blocks; costs little when it has been seen before.
-    pub fn arrived(&self, payload: &[u8]) {
-        let _ = payload;
+    /// checked later. Blocks; costs little for what has been seen before.
+    pub fn arrived(&self, peer: PeerId, payload: &[u8]) {
+        let items = order::items_of(payload);
+        let items = items.iter().map(|item| (peer, item.as_slice()));
+        self.ahead.look_at(&self.view().state, items);
     }
 
     /// What this guardian wants ordered.
     pub fn proposals(&self) -> Arc<dyn PayloadSource> {
-        panic!("not written yet")
+        Arc::clone(&self.proposals) as Arc<dyn PayloadSource>
     }
 
     /// Notified when a module may want something ordered or broadcast: call
     /// [`Self::tick`] then.
-    pub fn due(&self) -> Arc<tokio::sync::Notify> {
-        panic!("not written yet")
+    pub fn due(&self) -> Arc<Notify> {
+        Arc::clone(&self.due)
     }
-
-    /// Votes anew if clock, chain or fee rate moved, and asks modules what they
-    /// want ordered and broadcast. To be called once a second, at a new block and
-    /// when [`Self::due`] says so. Blocks.
-    pub fn tick(&self) {}
 
     /// The header of the oldest session that ended here without having been
     /// signed by n − f.
     pub fn pending_header(&self) -> Option<SessionHeader> {
-        panic!("not written yet")
+        let next = self.latest_signed_session().unwrap_or(0) + 1;
+        let header = reads::logged(self.database.own_header(next)).flatten();
+        header.map(|(header, _)| header)
     }
 
     /// Keeps a header that n − f guardians have signed; the caller has verified
@@ -306,19 +483,17 @@ impl Pipeline {
     /// # Errors
     /// If the disk fails.
     pub fn store_signed_header(&self, signed: SignedHeader) -> Result<(), StorageError> {
-        let _ = signed;
-        panic!("not written yet")
+        self.database.store_signed_header(&signed)
     }
 
     /// The session's header, if n − f signatures of it are kept.
     pub fn signed_header(&self, session: u64) -> Option<SignedHeader> {
-        let _ = session;
-        panic!("not written yet")
+        reads::logged(self.database.signed_header(session)).flatten()
     }
 
     /// The latest session with a signed header.
     pub fn latest_signed_session(&self) -> Option<u64> {
-        panic!("not written yet")
+        reads::logged(self.database.latest_signed_session()).flatten()
     }
 
     /// The units of a session's epochs from `from_epoch` on, as far as this
@@ -333,105 +508,102 @@ impl Pipeline {
         from_epoch: u32,
         max_bytes: usize,
     ) -> Result<Vec<Vec<OrderedUnit>>, StorageError> {
-        let _ = (session, from_epoch, max_bytes);
-        panic!("not written yet")
+        let mut epochs = Vec::new();
+        let mut bytes = 0;
+        for epoch in from_epoch..self.known_epochs(session)? {
+            let units = self.database.units(session, epoch)?;
+            // Encoded, an epoch and a unit have some bytes of their own.
+            bytes += 4 + units.iter().map(|u| u.payload.len() + 6).sum::<usize>();
+            if bytes > max_bytes && !epochs.is_empty() {
+                break;
+            }
+            epochs.push(units);
+        }
+        Ok(epochs)
     }
 
     /// The items root of a session over its epochs before `epoch`.
     ///
     /// # Errors
-    /// As [`Self::session_epochs`].
+    /// As [`Self::session_epochs`], and if there are not as many epochs.
     pub fn items_root(&self, session: u64, epoch: u32) -> Result<Hash32, StorageError> {
-        let _ = (session, epoch);
-        panic!("not written yet")
+        if epoch > self.known_epochs(session)? {
+            return Err(StorageError::NotKept(format!(
+                "epoch {epoch} of session {session}"
+            )));
+        }
+        let mut progress = Progress::begin(session, Hash32([0; 32]));
+        for index in 0..epoch {
+            progress.advance(&self.database.units(session, index)?);
+        }
+        Ok(progress.items_root)
     }
 
-    /// Takes a transaction to be proposed, unless it can never be accepted or
-    /// would not be as things stand. Blocks for as long as its checks take.
-    ///
-    /// # Errors
-    /// Why it was not taken.
-    pub fn submit(&self, bytes: &[u8]) -> Result<SubmitResponse, SubmitError> {
-        let _ = bytes;
-        panic!("not written yet")
+    /// How many epochs of a session this guardian has applied.
+    fn known_epochs(&self, session: u64) -> Result<u32, StorageError> {
+        let (current, epoch) = self.position();
+        if session == current {
+            return Ok(epoch);
+        }
+        if session < self.database.units_from()? {
+            return Err(StorageError::NotKept(format!("session {session}")));
+        }
+        let header = self.database.own_header(session)?;
+        Ok(header.map_or(0, |(header, _)| header.epochs))
     }
+}
 
-    /// Where a transaction stands.
-    pub fn transaction(&self, txid: &TxId) -> TransactionResponse {
-        let _ = txid;
-        panic!("not written yet")
+/// Leaves out the epochs that have been applied before, and says how many they
+/// are. What is left follows on, one after the other; what comes behind a gap or
+/// a repetition is left for the next time.
+fn pass_over<'a>(progress: &Progress, epochs: &'a [Epoch]) -> Result<(usize, &'a [Epoch]), Stop> {
+    let (session, next) = (progress.session, progress.epoch);
+    let is_old = |epoch: &&Epoch| (epoch.session, epoch.index) < (session, next);
+    let passed = epochs.iter().take_while(is_old).count();
+    let rest = &epochs[passed..];
+    let follows =
+        |(expected, epoch): &(u32, &Epoch)| (epoch.session, epoch.index) == (session, *expected);
+    let fresh = (next..).zip(rest).take_while(follows).count();
+    match rest.first() {
+        Some(epoch) if fresh == 0 => Err(Stop::Gap {
+            session: epoch.session,
+            epoch: epoch.index,
+            expected_session: session,
+            expected_epoch: next,
+        }),
+        _ => Ok((passed, &rest[..fresh])),
     }
+}
 
-    /// Where a transaction stands once that is final, or when patience ends.
-    pub async fn wait_transaction(&self, txid: &TxId, wait: Duration) -> TransactionResponse {
-        let _ = (txid, wait);
-        panic!("not written yet")
-    }
-
-    /// This guardian's contributions to outputs' outcomes, once all are there or
-    /// when patience ends; at most 1000.
-    ///
-    /// # Errors
-    /// See [`QueryError`].
-    pub async fn outcomes(
-        &self,
-        instance: InstanceId,
-        out_points: &[OutPoint],
-        wait: Duration,
-    ) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        let _ = (instance, out_points, wait);
-        panic!("not written yet")
-    }
-
-    /// A module's answer, once there is one or when patience ends.
-    ///
-    /// # Errors
-    /// See [`QueryError`].
-    pub async fn query(
-        &self,
-        instance: InstanceId,
-        name: &str,
-        arguments: &[Argument],
-        wait: Duration,
-    ) -> Result<QueryResponse, QueryError> {
-        let _ = (instance, name, arguments, wait);
-        panic!("not written yet")
-    }
-
-    /// Where this guardian stands; `peers` is left empty.
-    pub fn status(&self) -> StatusResponse {
-        panic!("not written yet")
-    }
-
-    /// What the federation has and owes. Blocks.
-    ///
-    /// # Errors
-    /// See [`QueryError`].
-    pub fn audit(&self) -> Result<AuditResponse, QueryError> {
-        panic!("not written yet")
-    }
-
-    /// The agreed block's hash at this height, internal byte order.
-    pub fn block_hash(&self, height: u32) -> Option<Hash32> {
-        let _ = height;
-        panic!("not written yet")
-    }
-
-    /// The agreed output at this place; `txid` in internal byte order.
-    pub fn chain_output_at(&self, txid: &[u8; 32], index: u32) -> Option<ChainOutputResponse> {
-        let _ = (txid, index);
-        panic!("not written yet")
-    }
-
-    /// The agreed outputs that pay to `script`, oldest first, at most 100.
-    pub fn chain_outputs(&self, script: &[u8]) -> Vec<ChainOutputResponse> {
-        let _ = script;
-        panic!("not written yet")
-    }
-
-    /// Whether the host has paused this instance.
-    pub fn paused(&self, instance: InstanceId) -> bool {
-        let _ = instance;
-        panic!("not written yet")
-    }
+/// Begins the federation: every instance is founded, in one write.
+fn found(
+    database: &Arc<Database>,
+    federation: &Arc<Federation>,
+    me: PeerId,
+    ahead: &Ahead,
+) -> Result<Progress, PipelineError> {
+    let (base, progress) = (database.snapshot(), Progress::genesis());
+    let mut run = OrderedRun::new(
+        Arc::clone(federation),
+        me,
+        base.clone(),
+        progress.clone(),
+        ahead.verdicts(),
+    );
+    ahead
+        .on_guest_thread(|| run.found())
+        .map_err(|(instance, failure)| PipelineError::Init {
+            instance,
+            reason: match failure {
+                Failure::Rejected(rejection) | Failure::Unbacked(_, rejection) => rejection.message,
+                Failure::Signature(_) => "a signature fails".into(),
+                Failure::Halt(Halt::Storage(error)) => error.to_string(),
+                Failure::Halt(Halt::Host(error)) => error.to_string(),
+            },
+        })?;
+    let staged = database.stage(run.finish(base, false).changes)?;
+    let mut local = crate::storage::LocalChanges::default();
+    history::add_progress(&mut local, &progress);
+    database.commit(staged, local, crate::storage::Durability::Disk)?;
+    Ok(progress)
 }

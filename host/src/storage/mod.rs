@@ -37,6 +37,9 @@ pub enum StorageError {
     /// What is stored is not what this program writes.
     #[error("the database holds something that cannot be read: {0}")]
     Corrupt(String),
+    /// It was deleted to make room.
+    #[error("{0} is not kept any more")]
+    NotKept(String),
     /// A table that this database was not opened with.
     #[error("the database has no table {0}")]
     NoTable(String),
@@ -467,3 +470,6 @@ impl Read for Snapshot {
         overlay::scan(self, &[], table, prefix, after, limit, max_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

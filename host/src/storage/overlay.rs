@@ -28,6 +28,11 @@ impl Changes {
         self.0.values().all(BTreeMap::is_empty)
     }
 
+    /// Whether this key changes.
+    pub fn contains(&self, table: Table, key: &[u8]) -> bool {
+        self.get(table, key).is_some()
+    }
+
     fn set(&mut self, table: Table, key: &[u8], value: Option<Vec<u8>>) {
         self.0.entry(table).or_default().insert(key.to_vec(), value);
     }

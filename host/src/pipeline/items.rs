@@ -1,0 +1,294 @@
+//! What one item does: the rules for transactions, for modules' items, and the
+//! books that the host keeps of every instance.
+//!
+//! The same code runs ahead and in order; only the overlay and who answers for
+//! signature checks differ.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use modmint_core::{
+    Amount, FederationId, Input, InstanceId, OutPoint, Output, PeerId, Transaction, TxId,
+    config::FederationConfig,
+};
+use modmint_runtime::{CallError, Check, Host, HostError};
+use parking_lot::Mutex;
+
+use super::{
+    hosts::{Checker, ConsensusHost},
+    module::Module,
+    state::{self, Books},
+};
+use crate::storage::{Overlay, StorageError};
+
+/// The federation and its modules.
+pub(super) struct Federation {
+    pub config: Arc<FederationConfig>,
+    pub id: FederationId,
+    /// In the order of their ids.
+    pub modules: Vec<Arc<dyn Module>>,
+}
+
+impl Federation {
+    pub(super) fn module(&self, id: InstanceId) -> Option<&Arc<dyn Module>> {
+        self.modules.get(usize::from(id.0))
+    }
+}
+
+/// Why a transaction takes no effect, and which part of it is at fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub code: String,
+    pub message: String,
+    pub input: Option<u16>,
+    pub output: Option<u16>,
+}
+
+impl Rejection {
+    fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            input: None,
+            output: None,
+        }
+    }
+}
+
+/// What comes of an item that takes no effect.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It is refused.
+    Rejected(Rejection),
+    /// It is refused, and the instance that would have paid out more than it has
+    /// is paused.
+    Unbacked(InstanceId, Rejection),
+    /// The input's signature is not by its spend key. Signatures are no part of a
+    /// transaction's id: this decides nothing, or anybody could have another's
+    /// transaction rejected by putting junk in their place.
+    Signature(u16),
+    /// A cause outside state and item.
+    Halt(Halt),
+}
+
+/// Why this guardian cannot go on.
+#[derive(Debug)]
+pub(super) enum Halt {
+    Storage(StorageError),
+    Host(HostError),
+}
+
+impl From<StorageError> for Halt {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Halt(error.into())
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// A trap's own code is for people: which limit a broken module hits first may
+/// change with its bundle, that it is broken does not.
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(refusal) => {
+                Rejection::new(&refusal.code, refusal.message.clone()).into()
+            }
+            CallError::Trapped(trap) => {
+                Rejection::new("module-trapped", format!("the module broke: {trap}")).into()
+            }
+            CallError::Host(error) => Self::Halt(Halt::Host(error)),
+        }
+    }
+}
+
+impl Failure {
+    fn at_input(self, index: u16) -> Self {
+        match self {
+            Self::Rejected(rejection) => Self::Rejected(Rejection {
+                input: Some(index),
+                ..rejection
+            }),
+            other => other,
+        }
+    }
+
+    fn at_output(self, index: u16) -> Self {
+        match self {
+            Self::Rejected(rejection) => Self::Rejected(Rejection {
+                output: Some(index),
+                ..rejection
+            }),
+            other => other,
+        }
+    }
+}
+
+/// What a transaction moves.
+#[derive(Default)]
+struct Flows {
+    /// Inputs' values less their fees.
+    inputs: u128,
+    /// Outputs' values and their fees.
+    outputs: u128,
+    /// What each instance it touches gains.
+    gains: BTreeMap<InstanceId, i128>,
+}
+
+impl Flows {
+    fn take_in(&mut self, instance: InstanceId, value: Amount, fee: Amount) -> Result<(), Failure> {
+        let Some(net) = value.checked_sub(fee) else {
+            let message = format!("the input's fee of {fee} is more than its value of {value}");
+            return Err(Rejection::new("fee-above-value", message).into());
+        };
+        self.inputs += u128::from(net.msat());
+        *self.gains.entry(instance).or_default() -= i128::from(net.msat());
+        Ok(())
+    }
+
+    fn give_out(&mut self, instance: InstanceId, value: Amount, fee: Amount) {
+        let gross = u128::from(value.msat()) + u128::from(fee.msat());
+        self.outputs += gross;
+        *self.gains.entry(instance).or_default() +=
+            i128::from(value.msat()) + i128::from(fee.msat());
+    }
+
+    /// What is left over; it stays with the federation.
+    fn surplus(&self) -> Result<u128, Failure> {
+        self.inputs.checked_sub(self.outputs).ok_or_else(|| {
+            let message = format!(
+                "inputs bring {} msat after fees, outputs and their fees take {} msat",
+                self.inputs, self.outputs
+            );
+            Rejection::new("unbalanced", message).into()
+        })
+    }
+}
+
+/// Applies items over one overlay.
+pub(super) struct Items {
+    pub federation: Arc<Federation>,
+    pub state: Arc<Mutex<Overlay>>,
+    pub checker: Arc<dyn Checker>,
+}
+
+impl Items {
+    /// What calls into this instance reach.
+    pub(super) fn host(&self, instance: InstanceId) -> Arc<dyn Host> {
+        Arc::new(ConsensusHost {
+            instance,
+            config: Arc::clone(&self.federation.config),
+            state: Arc::clone(&self.state),
+            checker: Arc::clone(&self.checker),
+        })
+    }
+
+    /// Inputs, outputs, balance, books. What it writes is to be thrown away if it
+    /// fails.
+    pub(super) fn transaction(&self, transaction: &Transaction, txid: TxId) -> Result<(), Failure> {
+        let body = &transaction.body;
+        let message = body.signature_hash(&self.federation.id);
+        let mut flows = Flows::default();
+        for (index, (input, signature)) in
+            (0..).zip(body.inputs.iter().zip(&transaction.signatures))
+        {
+            let spend_key = self
+                .input(input, &mut flows)
+                .map_err(|failure| failure.at_input(index))?;
+            let signed = self.checker.check(&Check::Schnorr {
+                key: spend_key,
+                message,
+                signature: signature.to_vec(),
+            });
+            if !signed {
+                return Err(Failure::Signature(index));
+            }
+        }
+        for (index, output) in (0..).zip(&body.outputs) {
+            self.output(output, OutPoint { txid, index }, &mut flows)
+                .map_err(|failure| failure.at_output(index))?;
+        }
+        state::add_surplus(&mut self.state.lock(), flows.surplus()?)?;
+        for (instance, gain) in flows.gains {
+            self.settle(instance, gain)?;
+        }
+        Ok(())
+    }
+
+    fn input(&self, input: &Input, flows: &mut Flows) -> Result<modmint_core::PublicKey, Failure> {
+        let module = self.open_module(input.instance)?;
+        let effect = module.process_input(&self.host(input.instance), &input.bytes)?;
+        flows.take_in(input.instance, effect.value, effect.fee)?;
+        Ok(effect.spend_key)
+    }
+
+    fn output(&self, output: &Output, at: OutPoint, flows: &mut Flows) -> Result<(), Failure> {
+        let module = self.open_module(output.instance)?;
+        let effect = module.process_output(&self.host(output.instance), &output.bytes, at)?;
+        flows.give_out(output.instance, effect.value, effect.fee);
+        Ok(())
+    }
+
+    fn open_module(&self, id: InstanceId) -> Result<&Arc<dyn Module>, Failure> {
+        let module = self.federation.module(id).ok_or_else(|| {
+            Rejection::new(
+                "unknown-instance",
+                format!("the federation has no module instance {id}"),
+            )
+        })?;
+        if state::books(&*self.state.lock(), id)?.paused {
+            let message = format!("module instance {id} is paused: its books were not even");
+            return Err(Rejection::new("instance-paused", message).into());
+        }
+        Ok(module)
+    }
+
+    /// A module's item in the name of `peer`. What it writes is to be thrown away
+    /// if it fails.
+    pub(super) fn module_item(
+        &self,
+        peer: PeerId,
+        instance: InstanceId,
+        item: &[u8],
+    ) -> Result<(), Failure> {
+        let Some(module) = self.federation.module(instance) else {
+            let message = format!("the federation has no module instance {instance}");
+            return Err(Rejection::new("unknown-instance", message).into());
+        };
+        module.process_item(&self.host(instance), peer, item)?;
+        self.settle(instance, 0)
+    }
+
+    /// Enters a gain in an instance's books, which must not go below zero,
+    /// whatever the instance says.
+    fn settle(&self, instance: InstanceId, gain: i128) -> Result<(), Failure> {
+        let mut state = self.state.lock();
+        let before = state::books(&*state, instance)?;
+        let after = Books {
+            balance: before.balance.saturating_add(gain),
+            ..before
+        };
+        if !after.is_backed() {
+            let message = format!(
+                "module instance {instance} would pay out more than was ever paid in and claimed"
+            );
+            return Err(Failure::Unbacked(
+                instance,
+                Rejection::new("unbacked", message),
+            ));
+        }
+        if after != before {
+            state::set_books(&mut state, instance, &after);
+        }
+        Ok(())
+    }
+}

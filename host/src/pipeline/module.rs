@@ -1,0 +1,83 @@
+//! The calls into modules that the pipeline makes. `Instance` answers them; so do
+//! the toys of the tests.
+
+use std::sync::Arc;
+
+use modmint_core::{Argument, OutPoint, PeerId, rest::AuditLine};
+use modmint_runtime::{
+    Answer, CallError, Endpoint, Host, InputEffect, Instance, OutputEffect, RenderItem,
+};
+
+type Called<T> = Result<T, CallError>;
+
+pub(super) trait Module: Send + Sync + 'static {
+    // Metered: on guest threads alone.
+    fn init(&self, host: &Arc<dyn Host>) -> Called<()>;
+    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect>;
+    fn process_output(
+        &self,
+        host: &Arc<dyn Host>,
+        output: &[u8],
+        at: OutPoint,
+    ) -> Called<OutputEffect>;
+    fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()>;
+    fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>>;
+
+    // With a time limit.
+    fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>>;
+    fn broadcast(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>>;
+    fn outcomes(
+        &self,
+        host: &Arc<dyn Host>,
+        out_points: &[OutPoint],
+    ) -> Called<Vec<Option<Vec<u8>>>>;
+    fn queries(&self) -> &[Endpoint];
+    fn query(&self, host: &Arc<dyn Host>, name: &str, arguments: &[Argument]) -> Called<Answer>;
+    /// JSON of a query's answer.
+    fn render_answer(&self, name: &str, answer: &[u8]) -> Called<String>;
+}
+
+impl Module for Instance {
+    fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
+        self.init(host).result
+    }
+    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
+        self.process_input(host, input).result
+    }
+    fn process_output(
+        &self,
+        host: &Arc<dyn Host>,
+        output: &[u8],
+        at: OutPoint,
+    ) -> Called<OutputEffect> {
+        self.process_output(host, output, at).result
+    }
+    fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()> {
+        self.process_consensus_item(host, peer, item).result
+    }
+    fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
+        self.audit(host).result
+    }
+    fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+        self.propose(host)
+    }
+    fn broadcast(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+        self.broadcast(host)
+    }
+    fn outcomes(
+        &self,
+        host: &Arc<dyn Host>,
+        out_points: &[OutPoint],
+    ) -> Called<Vec<Option<Vec<u8>>>> {
+        self.outcomes(host, out_points)
+    }
+    fn queries(&self) -> &[Endpoint] {
+        &self.bundle().description().queries
+    }
+    fn query(&self, host: &Arc<dyn Host>, name: &str, arguments: &[Argument]) -> Called<Answer> {
+        self.query(host, name, arguments)
+    }
+    fn render_answer(&self, name: &str, answer: &[u8]) -> Called<String> {
+        self.render(RenderItem::Answer(name.to_owned()), answer)
+    }
+}

@@ -1,0 +1,99 @@
+//! What this guardian itself wants: its votes, and its modules' items and bitcoin
+//! transactions.
+
+use std::time::{Instant, SystemTime};
+
+use modmint_core::{InstanceId, consensus::ConsensusItem};
+
+use super::{
+    Pipeline,
+    commit::View,
+    proposals::Vote,
+    state::encode,
+    votes::{self, OwnVotes},
+    waiters::Event,
+};
+
+impl Pipeline {
+    /// Votes anew if clock, chain or fee rate moved, and asks modules what they
+    /// want ordered and broadcast, if that may have changed. To be called once a
+    /// second, at a new block and when [`Self::due`] says so. Blocks.
+    pub fn tick(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.tick_at(now.map_or(0, |now| now.as_secs()));
+    }
+
+    pub(super) fn tick_at(&self, now: u64) {
+        let view = self.view();
+        self.drop_expired(&view);
+        self.vote(&view, now);
+        self.notice_blocks();
+        for instance in std::mem::take(&mut *self.due_modules.lock()) {
+            self.ask_module(&view, instance);
+        }
+    }
+
+    fn drop_expired(&self, view: &View) {
+        for txid in self.proposals.drop_expired(view.time) {
+            self.waiters.wake(&Event::Transaction(txid));
+        }
+    }
+
+    fn vote(&self, view: &View, now: u64) {
+        let config = &self.federation.config;
+        let votes = votes::own_votes(&view.state, config, self.me, &*self.chain, now);
+        let Some(OwnVotes {
+            time,
+            fee_rate,
+            blocks,
+            tip_is_unknown,
+        }) = super::reads::logged(votes)
+        else {
+            return;
+        };
+        let set = |vote, item: Option<ConsensusItem>| {
+            self.proposals.set_vote(vote, item.as_ref().map(encode));
+        };
+        set(Vote::Time, time);
+        set(Vote::FeeRate, fee_rate);
+        set(Vote::Blocks, blocks);
+        let mut unknown_since = self.tip_unknown_since.lock();
+        *unknown_since = match tip_is_unknown {
+            true => unknown_since.or_else(|| Some(Instant::now())),
+            false => None,
+        };
+    }
+
+    /// All modules may want something else behind a new block.
+    fn notice_blocks(&self) {
+        let tick = *self.chain.changed().borrow();
+        if std::mem::replace(&mut *self.last_chain_change.lock(), tick) != tick {
+            let all = self.federation.config.instances.iter().map(|i| i.id);
+            self.due_modules.lock().extend(all);
+        }
+    }
+
+    fn ask_module(&self, view: &View, instance: InstanceId) {
+        let Some(module) = self.federation.module(instance) else {
+            return;
+        };
+        let host = self.local_host(instance, view);
+        match module.propose(&host) {
+            Ok(items) => {
+                let items = items
+                    .into_iter()
+                    .map(|bytes| encode(&ConsensusItem::Module { instance, bytes }));
+                self.proposals.set_module_items(instance, items.collect());
+            }
+            Err(error) => {
+                tracing::warn!(instance = instance.0, %error, "a module proposes nothing");
+            }
+        }
+        match module.broadcast(&host) {
+            Ok(transactions) => self.chain.set_broadcast(instance, transactions),
+            Err(error) => {
+                tracing::warn!(instance = instance.0, %error, "a module broadcasts nothing");
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What this guardian wants ordered: transactions that it was given, its modules'
+//! items, its own votes.
+//!
+//! An item stays here until it has been ordered. One that was put into a unit is
+//! not put into another in the same session, unless nothing has come of it for a
+//! long time; what a session leaves undecided goes into the next.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use modmint_core::{InstanceId, MAX_ITEM_BYTES, TxId, consensus::UnitPayload, sha256};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::ordering::PayloadSource;
+
+/// The most transactions that wait to be decided.
+const MAX_TRANSACTIONS: usize = 20_000;
+/// The most bytes of transactions that wait to be decided.
+const MAX_TRANSACTION_BYTES: usize = 64 << 20;
+/// The most items that one module may want ordered at a time.
+const MAX_MODULE_ITEMS: usize = 1000;
+/// After so long an item is proposed again: the unit was lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The votes of the host, one of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Vote {
+    Time,
+    FeeRate,
+    Blocks,
+}
+
+struct Item {
+    bytes: Vec<u8>,
+    hash: [u8; 32],
+    /// When and for which session it was put into a unit.
+    taken: Option<(u64, Instant)>,
+}
+
+impl Item {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            hash: sha256(&bytes),
+            bytes,
+            taken: None,
+        }
+    }
+
+    fn is_free(&self, session: u64) -> bool {
+        self.taken
+            .is_none_or(|(taken, at)| taken < session || at.elapsed() > PATIENCE)
+    }
+}
+
+struct Waiting {
+    item: Item,
+    txid: TxId,
+    expires: u64,
+}
+
+#[derive(Default)]
+struct Queue {
+    votes: BTreeMap<Vote, Item>,
+    modules: BTreeMap<InstanceId, Vec<Item>>,
+    /// By number, in the order in which they came.
+    transactions: BTreeMap<u64, Waiting>,
+    numbers: HashMap<TxId, u64>,
+    next_number: u64,
+    transaction_bytes: usize,
+}
+
+impl Queue {
+    fn items(&mut self) -> impl Iterator<Item = &mut Item> {
+        let modules = self.modules.values_mut().flatten();
+        let transactions = self.transactions.values_mut().map(|w| &mut w.item);
+        self.votes.values_mut().chain(modules).chain(transactions)
+    }
+
+    fn remove_transaction(&mut self, txid: &TxId) {
+        if let Some(waiting) = self
+            .numbers
+            .remove(txid)
+            .and_then(|number| self.transactions.remove(&number))
+        {
+            self.transaction_bytes -= waiting.item.bytes.len();
+        }
+    }
+}
+
+/// More wait than can be kept.
+pub(super) struct Full {
+    pub pending: usize,
+}
+
+/// See the top of this file.
+#[derive(Default)]
+pub(super) struct Proposals {
+    queue: Mutex<Queue>,
+    changed: Arc<Notify>,
+}
+
+impl Proposals {
+    /// Adds a transaction, once.
+    pub(super) fn add_transaction(
+        &self,
+        txid: TxId,
+        expires: u64,
+        item: Vec<u8>,
+    ) -> Result<(), Full> {
+        let mut queue = self.queue.lock();
+        if queue.numbers.contains_key(&txid) {
+            return Ok(());
+        }
+        let pending = queue.transactions.len();
+        if pending >= MAX_TRANSACTIONS
+            || queue.transaction_bytes + item.len() > MAX_TRANSACTION_BYTES
+        {
+            return Err(Full { pending });
+        }
+        let number = queue.next_number;
+        queue.next_number += 1;
+        queue.transaction_bytes += item.len();
+        queue.numbers.insert(txid, number);
+        let item = Item::new(item);
+        queue.transactions.insert(
+            number,
+            Waiting {
+                item,
+                txid,
+                expires,
+            },
+        );
+        drop(queue);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn has_transaction(&self, txid: &TxId) -> bool {
+        self.queue.lock().numbers.contains_key(txid)
+    }
+
+    /// Drops transactions that can not be decided any more, and says which.
+    pub(super) fn drop_expired(&self, now: u64) -> Vec<TxId> {
+        let mut queue = self.queue.lock();
+        let expired: Vec<_> = queue
+            .transactions
+            .values()
+            .filter(|waiting| waiting.expires <= now)
+            .map(|waiting| waiting.txid)
+            .collect();
+        for txid in &expired {
+            queue.remove_transaction(txid);
+        }
+        expired
+    }
+
+    /// From now on this is the vote that this guardian wants to cast, if any.
+    pub(super) fn set_vote(&self, vote: Vote, item: Option<Vec<u8>>) {
+        let mut queue = self.queue.lock();
+        match item {
+            None => {
+                queue.votes.remove(&vote);
+            }
+            Some(bytes) => {
+                if queue.votes.get(&vote).is_some_and(|v| v.bytes == bytes) {
+                    return;
+                }
+                queue.votes.insert(vote, Item::new(bytes));
+                drop(queue);
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// From now on these are the items that the instance wants ordered. Those that
+    /// are on their way already are not sent again.
+    pub(super) fn set_module_items(&self, instance: InstanceId, items: Vec<Vec<u8>>) {
+        let mut queue = self.queue.lock();
+        let mut before: HashMap<_, _> = queue
+            .modules
+            .remove(&instance)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|item| (item.hash, item))
+            .collect();
+        let mut wanted: Vec<Item> = Vec::new();
+        for bytes in items {
+            if bytes.len() > MAX_ITEM_BYTES || wanted.len() == MAX_MODULE_ITEMS {
+                tracing::warn!(
+                    instance = instance.0,
+                    bytes = bytes.len(),
+                    "a module wants more ordered than fits; the item is left out"
+                );
+                continue;
+            }
+            let item = Item::new(bytes);
+            if wanted.iter().all(|other| other.hash != item.hash) {
+                wanted.push(before.remove(&item.hash).unwrap_or(item));
+            }
+        }
+        let is_new = wanted.iter().any(|item| item.taken.is_none());
+        if !wanted.is_empty() {
+            queue.modules.insert(instance, wanted);
+        }
+        drop(queue);
+        if is_new {
+            self.changed.notify_one();
+        }
+    }
+
+    /// These items, by their hashes, and transactions have been ordered, whatever
+    /// came of them.
+    pub(super) fn ordered(&self, items: &[[u8; 32]], transactions: &[TxId]) {
+        let mut queue = self.queue.lock();
+        for hash in items {
+            queue.votes.retain(|_, item| item.hash != *hash);
+            queue.modules.retain(|_, items| {
+                items.retain(|item| item.hash != *hash);
+                !items.is_empty()
+            });
+        }
+        for txid in transactions {
+            queue.remove_transaction(txid);
+        }
+    }
+}
+
+impl PayloadSource for Proposals {
+    /// Votes first, then modules' items, then transactions as they came.
+    fn take(&self, session: u64, max_bytes: usize) -> Option<Vec<u8>> {
+        // A list's length and each entry's take four bytes.
+        let mut left = max_bytes.checked_sub(4)?;
+        let mut payload = UnitPayload::default();
+        for item in self.queue.lock().items() {
+            let size = item.bytes.len() + 4;
+            if size <= left && item.is_free(session) {
+                left -= size;
+                item.taken = Some((session, Instant::now()));
+                payload.items.push(item.bytes.clone());
+            }
+        }
+        (!payload.items.is_empty()).then(|| super::state::encode(&payload))
+    }
+
+    fn has_work(&self) -> bool {
+        let queue = self.queue.lock();
+        !(queue.votes.is_empty() && queue.modules.is_empty() && queue.transactions.is_empty())
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(payload: Option<Vec<u8>>) -> Vec<Vec<u8>> {
+        payload.map_or_else(Vec::new, |payload| {
+            borsh::from_slice::<UnitPayload>(&payload)
+                .expect("it is a payload")
+                .items
+        })
+    }
+
+    fn txid(n: u8) -> TxId {
+        TxId([n; 32])
+    }
+
+    #[test]
+    fn what_is_under_way_is_not_proposed_again_until_the_next_session() {
+        let proposals = Proposals::default();
+        let add = |n| proposals.add_transaction(txid(n), 100, vec![n; 10]).is_ok();
+        assert!(add(1) && add(1) && add(2));
+        assert_eq!(items(proposals.take(1, 100)), [vec![1; 10], vec![2; 10]]);
+        assert_eq!(proposals.take(1, 100), None);
+        assert!(proposals.has_work());
+        proposals.ordered(&[], &[txid(1)]);
+        assert_eq!(items(proposals.take(2, 100)), [vec![2; 10]]);
+        proposals.ordered(&[], &[txid(2)]);
+        assert!(!proposals.has_work());
+    }
+
+    #[test]
+    fn a_unit_is_filled_up_to_its_limit_and_no_further() {
+        let proposals = Proposals::default();
+        for n in 0..10 {
+            assert!(proposals.add_transaction(txid(n), 100, vec![n; 96]).is_ok());
+        }
+        let payload = proposals.take(1, 304).expect("there is work");
+        assert_eq!(payload.len(), 304);
+        assert_eq!(items(proposals.take(1, 10_000)).len(), 7);
+        assert_eq!(proposals.take(1, 3), None);
+    }
+
+    #[test]
+    fn a_module_that_names_an_item_again_does_not_have_it_sent_twice() {
+        let proposals = Proposals::default();
+        let instance = InstanceId(3);
+        proposals.set_module_items(instance, vec![vec![1], vec![2], vec![1]]);
+        assert_eq!(items(proposals.take(1, 100)), [[1], [2]]);
+        proposals.set_module_items(instance, vec![vec![2], vec![3]]);
+        assert_eq!(items(proposals.take(1, 100)), [[3]]);
+        proposals.ordered(&[sha256(&[2]), sha256(&[3])], &[]);
+        assert!(!proposals.has_work());
+    }
+
+    #[test]
+    fn a_vote_that_is_overtaken_is_not_cast() {
+        let proposals = Proposals::default();
+        proposals.set_vote(Vote::Time, Some(vec![1]));
+        proposals.set_vote(Vote::Time, Some(vec![2]));
+        assert_eq!(items(proposals.take(1, 100)), [[2]]);
+        proposals.set_vote(Vote::Time, None);
+        assert!(!proposals.has_work());
+    }
+
+    #[test]
+    fn expired_transactions_are_dropped() {
+        let proposals = Proposals::default();
+        assert!(proposals.add_transaction(txid(1), 100, vec![1]).is_ok());
+        assert!(proposals.add_transaction(txid(2), 101, vec![2]).is_ok());
+        assert_eq!(proposals.drop_expired(100), [txid(1)]);
+        assert_eq!(items(proposals.take(1, 100)), [[2]]);
+    }
+
+    #[test]
+    fn waiting_transactions_are_bounded() {
+        let proposals = Proposals::default();
+        let big = vec![0; MAX_ITEM_BYTES];
+        let taken = (0..u32::MAX)
+            .take_while(|n| {
+                let mut txid = [0; 32];
+                txid[..4].copy_from_slice(&n.to_be_bytes());
+                proposals
+                    .add_transaction(TxId(txid), 1, big.clone())
+                    .is_ok()
+            })
+            .count();
+        assert_eq!(taken, MAX_TRANSACTION_BYTES / MAX_ITEM_BYTES);
+    }
+}

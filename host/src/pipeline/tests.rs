@@ -1,0 +1,1312 @@
+//! The pipeline with toy modules: no sandbox, no network, a real database.
+
+#![allow(clippy::unwrap_used, reason = "a test that breaks says so")]
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU32, Ordering as Atomic},
+};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use modmint_core::{
+    Amount, Argument, BundleHash, FederationId, Input, KeyKind, MAX_EXPIRY_SECONDS, OutPoint,
+    Output, PublicKey, Transaction, TransactionBody, TxId,
+    config::{BlockId, HexBytes, InstanceConfig, InstanceKey, Network, PeerConfig, SessionLimits},
+    consensus::{
+        BlockVote, ConsensusItem, TransactionStatus, UnitPayload, VotedBlock, VotedOutput,
+        next_items_root, script_passes_filter,
+    },
+    rest::{AuditLine, QueryResponse},
+};
+use modmint_crypto::secp;
+use modmint_runtime::{
+    Answer, Approval, CallError, ChainOutPoint, Endpoint, Host, InputEffect, OutputEffect, Trap,
+    Wake,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{state::encode, *};
+use crate::storage::check_database;
+
+const SECRET: [u8; 32] = [7; 32];
+const NOW: u64 = 1_700_000_040;
+const COINS: InstanceId = InstanceId(0);
+const OTHERS: InstanceId = InstanceId(1);
+
+// A toy that keeps coins: each has a value and a key.
+
+#[derive(BorshSerialize, BorshDeserialize)]
+enum ToyInput {
+    /// A coin that an output made.
+    Coin(TxId, u16),
+    /// A coin that never was.
+    Forged(u64),
+    /// An agreed output, claimed.
+    Claim([u8; 32], u32),
+    /// The module traps.
+    Trap,
+    /// Native code panics.
+    Panic,
+}
+
+#[derive(BorshSerialize, BorshDeserialize)]
+struct ToyOutput {
+    value: u64,
+    fee: u64,
+    /// Something to be signed blindly.
+    approve: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Toy {
+    /// How many more calls with `Panic` panic.
+    panics: AtomicU32,
+}
+
+type Called<T> = Result<T, CallError>;
+
+fn refuse<T>(code: &str) -> Called<T> {
+    Err(CallError::Refused(Refusal::new(code, "because")))
+}
+
+fn signable(message: &[u8]) -> Signable {
+    Signable {
+        label: "1".into(),
+        message: message.to_vec(),
+        terms: Vec::new(),
+    }
+}
+
+impl Module for Toy {
+    fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
+        Ok(host.put(b"born", b"")?)
+    }
+
+    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
+        let value = match borsh::from_slice(input).unwrap() {
+            ToyInput::Coin(txid, index) => {
+                let key = [&txid.0[..], &index.to_be_bytes()].concat();
+                let Some(value) = host.get(&key)? else {
+                    return refuse("no-such-coin");
+                };
+                host.delete(&key)?;
+                u64::from_be_bytes(value.try_into().unwrap())
+            }
+            ToyInput::Forged(value) => value,
+            ToyInput::Claim(txid, vout) => match host.claim(&ChainOutPoint { txid, vout })? {
+                Some(output) => output.satoshi * 1000,
+                None => return refuse("nothing-to-claim"),
+            },
+            ToyInput::Trap => return Err(CallError::Trapped(Trap::Broken)),
+            ToyInput::Panic => {
+                let left = self.panics.load(Atomic::SeqCst);
+                host.put(b"panicked", b"yes")?;
+                if left > 0 {
+                    self.panics.store(left - 1, Atomic::SeqCst);
+                    panic!("a toy breaks");
+                }
+                0
+            }
+        };
+        Ok(InputEffect {
+            value: Amount(value),
+            fee: Amount(0),
+            spend_key: PublicKey(secp::public_key(&SECRET)),
+        })
+    }
+
+    fn process_output(
+        &self,
+        host: &Arc<dyn Host>,
+        output: &[u8],
+        at: OutPoint,
+    ) -> Called<OutputEffect> {
+        let output: ToyOutput = borsh::from_slice(output).unwrap();
+        let key = [&at.txid.0[..], &at.index.to_be_bytes()].concat();
+        host.put(&key, &output.value.to_be_bytes())?;
+        if let Some(message) = output.approve
+            && host.approve(&signable(&message))? == Approval::Before
+        {
+            return refuse("approved-before");
+        }
+        Ok(OutputEffect {
+            value: Amount(output.value),
+            fee: Amount(output.fee),
+        })
+    }
+
+    /// Writes a key; the item `release N` takes satoshi out of the treasury.
+    fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()> {
+        if let Some(satoshi) = item.strip_prefix(b"release ") {
+            let satoshi = String::from_utf8_lossy(satoshi).parse().unwrap();
+            return match host.release(satoshi)? {
+                true => Ok(()),
+                false => refuse("not-enough"),
+            };
+        }
+        let key = [b"item/", item].concat();
+        if host.get(&key)?.is_some() {
+            return refuse("no-change");
+        }
+        Ok(host.put(&key, &peer.0.to_be_bytes())?)
+    }
+
+    fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
+        let claimed = host.get(b"item/lie")?.map_or(0, |_| 1_000_000);
+        let coins = host.scan(&[], None, usize::MAX, usize::MAX)?;
+        let owed: u64 = coins
+            .iter()
+            .filter(|(key, _)| key.len() == 34)
+            .map(|(_, value)| u64::from_be_bytes(value.as_slice().try_into().unwrap()))
+            .sum();
+        Ok(vec![AuditLine {
+            name: "coins".into(),
+            msat: -(owed as i64) - claimed,
+        }])
+    }
+
+    fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+        Ok(match host.get(b"item/wanted")? {
+            Some(_) => vec![],
+            None => vec![b"wanted".to_vec()],
+        })
+    }
+
+    fn broadcast(&self, _: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+        Ok(vec![vec![1]])
+    }
+
+    fn outcomes(&self, host: &Arc<dyn Host>, at: &[OutPoint]) -> Called<Vec<Option<Vec<u8>>>> {
+        at.iter()
+            .map(|at| Ok(host.get(&[&at.txid.0[..], &at.index.to_be_bytes()].concat())?))
+            .collect()
+    }
+
+    fn queries(&self) -> &[Endpoint] {
+        static QUERIES: std::sync::OnceLock<Vec<Endpoint>> = std::sync::OnceLock::new();
+        QUERIES.get_or_init(|| {
+            ["item", "share", "height"]
+                .map(|name| Endpoint {
+                    name: name.into(),
+                    summary: String::new(),
+                    parameters: vec![],
+                })
+                .into()
+        })
+    }
+
+    fn query(&self, host: &Arc<dyn Host>, name: &str, _: &[Argument]) -> Called<Answer> {
+        Ok(match name {
+            "height" if host.block_height()? < 8 => Answer::Wait(vec![Wake::Height(8)]),
+            "height" => Answer::Ready(vec![8]),
+            "share" => match host.shares(&[signable(&[5])])?.remove(0) {
+                Some(share) => Answer::Ready(share),
+                None => return refuse("not-approved"),
+            },
+            _ => match host.get(b"item/a")? {
+                Some(value) => Answer::Ready(value),
+                None => Answer::Wait(vec![Wake::Key(b"item/a".to_vec())]),
+            },
+        })
+    }
+
+    fn render_answer(&self, _: &str, answer: &[u8]) -> Called<String> {
+        Ok(format!("{answer:?}"))
+    }
+}
+
+struct ToyShares;
+
+impl Shares for ToyShares {
+    fn share(&self, _: InstanceId, what: &Signable) -> Option<Vec<u8>> {
+        Some([&what.message[..], b"signed"].concat())
+    }
+}
+
+/// A chain of blocks that follow height 0.
+struct ToyChain {
+    blocks: Mutex<Vec<VotedBlock>>,
+    fee_rate: Mutex<Option<u64>>,
+    broadcast: Mutex<HashMap<InstanceId, Vec<Vec<u8>>>>,
+    changed: tokio::sync::watch::Sender<u64>,
+}
+
+impl ChainView for ToyChain {
+    fn best_height(&self) -> Option<u32> {
+        Some(self.blocks.lock().len() as u32)
+    }
+    fn blocks_after(&self, parent: BlockId, depth: u32, max: usize) -> Option<Vec<VotedBlock>> {
+        let blocks = self.blocks.lock();
+        let buried = blocks.len().saturating_sub(depth as usize);
+        let after = blocks.get(parent.height as usize..buried)?;
+        Some(after.iter().take(max).cloned().collect())
+    }
+    fn fee_rate(&self) -> Option<u64> {
+        *self.fee_rate.lock()
+    }
+    fn confirmed_at(&self, _: &[u8; 32]) -> Option<u32> {
+        None
+    }
+    fn set_broadcast(&self, instance: InstanceId, transactions: Vec<Vec<u8>>) {
+        self.broadcast.lock().insert(instance, transactions);
+    }
+    fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+fn instance(id: InstanceId) -> InstanceConfig {
+    InstanceConfig {
+        id,
+        kind: "toy".into(),
+        bundle: BundleHash([id.0 as u8; 32]),
+        config: vec![],
+        keys: ["1", "2"]
+            .map(|label| InstanceKey {
+                label: label.into(),
+                kind: KeyKind::BlindSignature,
+                public_keys: vec![HexBytes(vec![])],
+                share_keys: vec![],
+            })
+            .into(),
+    }
+}
+
+fn config(limits: SessionLimits) -> FederationConfig {
+    let peer = |n: u8| PeerConfig {
+        name: format!("guardian {n}"),
+        api_url: String::new(),
+        p2p_address: String::new(),
+        certificate: vec![],
+        consensus_key: PublicKey([n; 33]),
+    };
+    FederationConfig {
+        name: "toys".into(),
+        network: Network::Regtest,
+        peers: (0..4).map(peer).collect(),
+        chain_start: BlockId {
+            height: 0,
+            hash: Hash32([0; 32]),
+        },
+        finality_depth: 1,
+        session: limits,
+        instances: vec![instance(COINS), instance(OTHERS)],
+    }
+}
+
+/// A guardian that can be stopped and started.
+struct Guardian {
+    folder: TempDir,
+    config: Arc<FederationConfig>,
+    toys: Vec<Arc<Toy>>,
+    chain: Arc<ToyChain>,
+    pipeline: Option<Arc<Pipeline>>,
+}
+
+impl Guardian {
+    fn new() -> Self {
+        Self::with(SessionLimits::default())
+    }
+
+    fn with(limits: SessionLimits) -> Self {
+        let mut guardian = Self {
+            folder: tempfile::tempdir().unwrap(),
+            config: Arc::new(config(limits)),
+            toys: vec![Arc::default(), Arc::default()],
+            chain: Arc::new(ToyChain {
+                blocks: Mutex::default(),
+                fee_rate: Mutex::default(),
+                broadcast: Mutex::default(),
+                changed: tokio::sync::watch::Sender::new(0),
+            }),
+            pipeline: None,
+        };
+        guardian.restart();
+        guardian
+    }
+
+    fn restart(&mut self) {
+        self.pipeline = None;
+        let pipeline = Pipeline::assemble(Parts {
+            database: Database::open(self.folder.path(), &self.config).unwrap(),
+            config: Arc::clone(&self.config),
+            me: PeerId(0),
+            modules: self.toys.iter().map(|t| Arc::clone(t) as _).collect(),
+            keys: Arc::new(ToyShares),
+            chain: Arc::clone(&self.chain) as _,
+            runtime_hash: Hash32([1; 32]),
+        });
+        self.pipeline = Some(pipeline.unwrap());
+    }
+
+    fn get(&self) -> &Arc<Pipeline> {
+        self.pipeline.as_ref().unwrap()
+    }
+
+    /// Applies an epoch with one unit of guardian 0, next in order.
+    fn epoch(&self, items: Vec<ConsensusItem>) -> Processed {
+        self.epoch_of(vec![unit(0, items)])
+    }
+
+    fn epoch_of(&self, units: Vec<OrderedUnit>) -> Processed {
+        let (session, index) = self.get().position();
+        let epoch = Epoch {
+            session,
+            index,
+            units,
+        };
+        self.get().process(&[epoch]).unwrap()
+    }
+
+    /// Agrees on a time.
+    fn agree_on_time(&self, time: u64) {
+        let vote = |peer| unit(peer, vec![ConsensusItem::Time(time)]);
+        self.epoch_of((0..4).map(vote).collect());
+    }
+
+    /// Agrees on a block with these outputs.
+    fn agree_on_block(&self, outputs: Vec<VotedOutput>) {
+        let tip = self.get().view().tip;
+        let block = block(tip.hash, outputs);
+        let vote = |peer| unit(peer, vec![blocks(tip.height + 1, &[block.clone()])]);
+        self.epoch_of((0..3).map(vote).collect());
+    }
+
+    fn status(&self, txid: &TxId) -> TransactionStatus {
+        self.get().transaction(txid).status
+    }
+
+    fn code(&self, txid: &TxId) -> String {
+        match self.status(txid) {
+            TransactionStatus::Rejected { code, .. } => code,
+            status => panic!("{status:?} is no rejection"),
+        }
+    }
+
+    /// Gives the federation so much by a deposit, as coin 0 of the transaction.
+    fn deposit(&self, satoshi: u64) -> TxId {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Atomic::SeqCst);
+        let mut txid = [0; 32];
+        txid[..4].copy_from_slice(&number.to_be_bytes());
+        self.agree_on_block(vec![VotedOutput {
+            txid: Hash32(txid),
+            index: 0,
+            satoshi,
+            script: passing_script(),
+        }]);
+        let deposit = self.transaction(
+            NOW + 600,
+            vec![(OTHERS, ToyInput::Claim(txid, 0))],
+            vec![(COINS, coin(satoshi * 1000))],
+        );
+        let id = deposit.id(&self.id());
+        self.epoch(vec![ConsensusItem::Transaction(deposit)]);
+        assert!(matches!(
+            self.status(&id),
+            TransactionStatus::Accepted { .. }
+        ));
+        id
+    }
+
+    fn id(&self) -> FederationId {
+        self.config.id()
+    }
+
+    fn transaction(
+        &self,
+        expires: u64,
+        inputs: Vec<(InstanceId, ToyInput)>,
+        outputs: Vec<(InstanceId, ToyOutput)>,
+    ) -> Transaction {
+        let input = |(instance, input)| Input {
+            instance,
+            bytes: encode(&input),
+        };
+        let output = |(instance, output)| Output {
+            instance,
+            bytes: encode(&output),
+        };
+        let body = TransactionBody {
+            expires,
+            inputs: inputs.into_iter().map(input).collect(),
+            outputs: outputs.into_iter().map(output).collect(),
+        };
+        let signature = secp::sign_schnorr(&SECRET, &body.signature_hash(&self.id()));
+        Transaction {
+            signatures: vec![signature; body.inputs.len()],
+            body,
+        }
+    }
+
+    /// Spends a coin for another.
+    fn spend(&self, coin_of: TxId, outputs: Vec<ToyOutput>) -> Transaction {
+        let outputs = outputs.into_iter().map(|o| (COINS, o)).collect();
+        self.transaction(
+            NOW + 600,
+            vec![(COINS, ToyInput::Coin(coin_of, 0))],
+            outputs,
+        )
+    }
+
+    fn is_sound(&self) -> bool {
+        let report = check_database(self.folder.path()).unwrap();
+        report.is_sound() && report.kept == self.get().status().state_root
+    }
+}
+
+fn coin(value: u64) -> ToyOutput {
+    ToyOutput {
+        value,
+        fee: 0,
+        approve: None,
+    }
+}
+
+fn unit(creator: u16, items: Vec<ConsensusItem>) -> OrderedUnit {
+    let items = items.iter().map(encode).collect();
+    OrderedUnit {
+        creator: PeerId(creator),
+        payload: encode(&UnitPayload { items }),
+    }
+}
+
+fn module_item(instance: InstanceId, bytes: &[u8]) -> ConsensusItem {
+    ConsensusItem::Module {
+        instance,
+        bytes: bytes.to_vec(),
+    }
+}
+
+fn passing_script() -> Vec<u8> {
+    (0_u32..)
+        .map(|n| n.to_be_bytes().to_vec())
+        .find(|script| script_passes_filter(script))
+        .unwrap()
+}
+
+fn block(parent: Hash32, outputs: Vec<VotedOutput>) -> VotedBlock {
+    let mut header = [0; 80];
+    header[4..36].copy_from_slice(&parent.0);
+    VotedBlock { header, outputs }
+}
+
+fn blocks(height: u32, blocks: &[VotedBlock]) -> ConsensusItem {
+    ConsensusItem::Blocks(BlockVote {
+        height,
+        blocks: blocks.to_vec(),
+    })
+}
+
+fn epoch(session: u64, index: u32, items: Vec<ConsensusItem>) -> Epoch {
+    let units = match items.is_empty() {
+        true => vec![],
+        false => vec![unit(0, items)],
+    };
+    Epoch {
+        session,
+        index,
+        units,
+    }
+}
+
+// Transactions.
+
+#[test]
+fn a_coin_is_spent_once_even_within_one_epoch() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let first = guardian.spend(deposit, vec![coin(100_000)]);
+    let second = guardian.spend(deposit, vec![coin(99_000)]);
+    let ids = [&first, &second].map(|t| t.id(&guardian.id()));
+    guardian.epoch_of(vec![
+        unit(1, vec![ConsensusItem::Transaction(first)]),
+        unit(2, vec![ConsensusItem::Transaction(second)]),
+    ]);
+    assert!(matches!(
+        guardian.status(&ids[0]),
+        TransactionStatus::Accepted { .. }
+    ));
+    let response = guardian.get().transaction(&ids[1]);
+    assert_eq!(
+        response.status,
+        TransactionStatus::Rejected {
+            session: 1,
+            epoch: 3,
+            code: "no-such-coin".into(),
+            input: Some(0),
+            output: None,
+        }
+    );
+    assert_eq!(response.message.as_deref(), Some("because"));
+    assert!(guardian.is_sound());
+}
+
+#[test]
+fn a_refused_transaction_leaves_nothing_but_its_status() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let table = |table| {
+        let view = guardian.get().view();
+        crate::storage::Read::scan(&view.state, table, b"", None, 1000, usize::MAX).unwrap()
+    };
+    let coins = crate::storage::Table::Instance(COINS);
+    let before = (table(coins), table(crate::storage::Table::Host));
+    // More than the coin is worth: found out behind inputs and outputs.
+    let refused = guardian.spend(deposit, vec![coin(60_000), coin(60_000)]);
+    let txid = refused.id(&guardian.id());
+    guardian.epoch(vec![ConsensusItem::Transaction(refused)]);
+    assert_eq!(guardian.code(&txid), "unbalanced");
+    assert_eq!(table(coins), before.0);
+    let new: Vec<_> = table(crate::storage::Table::Host)
+        .into_iter()
+        .filter(|pair| !before.1.contains(pair))
+        .map(|(key, _)| String::from_utf8_lossy(&key[..7]).into_owned())
+        .collect();
+    assert_eq!(new, ["decided", "forget/"]);
+    // And the coin is still there.
+    let spend = guardian.spend(deposit, vec![coin(100_000)]);
+    let txid = spend.id(&guardian.id());
+    guardian.epoch(vec![ConsensusItem::Transaction(spend)]);
+    assert!(matches!(
+        guardian.status(&txid),
+        TransactionStatus::Accepted { .. }
+    ));
+}
+
+#[test]
+fn a_decision_is_final_until_it_is_forgotten_and_then_the_transaction_has_expired() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let early = guardian.transaction(
+        NOW + 60,
+        vec![(COINS, ToyInput::Coin(TxId([9; 32]), 0))],
+        vec![],
+    );
+    let txid = early.id(&guardian.id());
+    let item = || vec![ConsensusItem::Transaction(early.clone())];
+    guardian.epoch(item());
+    let decided = guardian.status(&txid);
+    assert_eq!(guardian.code(&txid), "no-such-coin");
+    guardian.epoch(item());
+    assert_eq!(guardian.status(&txid), decided);
+    let forgotten = NOW + 60 + state::KEEP_DECISIONS_SECONDS;
+    guardian.agree_on_time(forgotten - 60);
+    assert_eq!(guardian.status(&txid), decided);
+    guardian.agree_on_time(forgotten);
+    assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
+    guardian.epoch(item());
+    assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
+    let view = guardian.get().view();
+    let left = crate::storage::Read::scan(
+        &view.state,
+        crate::storage::Table::Host,
+        b"forget/",
+        None,
+        9,
+        999,
+    );
+    assert!(left.unwrap().is_empty());
+}
+
+#[test]
+fn what_expires_too_late_or_is_badly_signed_decides_nothing() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let late = guardian.transaction(
+        NOW + MAX_EXPIRY_SECONDS + 1,
+        vec![(COINS, ToyInput::Coin(deposit, 0))],
+        vec![],
+    );
+    let mut bad = guardian.spend(deposit, vec![coin(100_000)]);
+    let good = bad.clone();
+    bad.signatures[0][5] ^= 1;
+    let ids = [&late, &bad].map(|t| t.id(&guardian.id()));
+    for transaction in [late, bad] {
+        guardian.epoch(vec![ConsensusItem::Transaction(transaction)]);
+    }
+    for txid in &ids {
+        assert_eq!(guardian.status(txid), TransactionStatus::Unknown);
+    }
+    guardian.epoch(vec![ConsensusItem::Transaction(good)]);
+    assert!(matches!(
+        guardian.status(&ids[1]),
+        TransactionStatus::Accepted { .. }
+    ));
+}
+
+#[test]
+fn an_unknown_instance_and_a_trap_are_refusals() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let nobody = guardian.transaction(NOW + 60, vec![], vec![(InstanceId(9), coin(0))]);
+    let trap = guardian.transaction(NOW + 60, vec![(COINS, ToyInput::Trap)], vec![]);
+    let ids = [&nobody, &trap].map(|t| t.id(&guardian.id()));
+    guardian.epoch(vec![
+        ConsensusItem::Transaction(nobody),
+        ConsensusItem::Transaction(trap),
+    ]);
+    assert_eq!(guardian.code(&ids[0]), "unknown-instance");
+    assert_eq!(guardian.code(&ids[1]), "module-trapped");
+}
+
+// The books.
+
+#[test]
+fn value_from_nothing_is_refused_and_its_instance_paused() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let forged = guardian.transaction(
+        NOW + 60,
+        vec![(OTHERS, ToyInput::Forged(1))],
+        vec![(COINS, coin(1))],
+    );
+    let again = guardian.transaction(
+        NOW + 61,
+        vec![(OTHERS, ToyInput::Forged(0))],
+        vec![(COINS, coin(0))],
+    );
+    let spend = guardian.spend(deposit, vec![coin(100_000)]);
+    let ids = [&forged, &again, &spend].map(|t| t.id(&guardian.id()));
+    guardian.epoch(
+        [forged, again, spend]
+            .map(ConsensusItem::Transaction)
+            .into(),
+    );
+    assert_eq!(guardian.code(&ids[0]), "unbacked");
+    assert_eq!(guardian.code(&ids[1]), "instance-paused");
+    assert!(matches!(
+        guardian.status(&ids[2]),
+        TransactionStatus::Accepted { .. }
+    ));
+    assert!(guardian.get().paused(OTHERS) && !guardian.get().paused(COINS));
+    assert!(guardian.get().status().problems[0].contains("paused"));
+}
+
+#[test]
+fn a_module_can_pay_out_what_was_paid_in_and_no_more() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    guardian.deposit(100);
+    let pay_out = |value, expires| {
+        guardian.transaction(
+            expires,
+            vec![(COINS, ToyInput::Forged(value))],
+            vec![(OTHERS, coin(value))],
+        )
+    };
+    let (fits, too_much) = (pay_out(100_000, NOW + 60), pay_out(1, NOW + 61));
+    let ids = [&fits, &too_much].map(|t| t.id(&guardian.id()));
+    guardian.epoch([fits, too_much].map(ConsensusItem::Transaction).into());
+    assert!(matches!(
+        guardian.status(&ids[0]),
+        TransactionStatus::Accepted { .. }
+    ));
+    assert_eq!(guardian.code(&ids[1]), "unbacked");
+}
+
+#[test]
+fn the_treasury_backs_what_was_deposited_and_a_release_may_not_break_that() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    guardian.deposit(100);
+    let audit = guardian.get().audit().unwrap();
+    assert_eq!(audit.instances[0].balance_msat, 100_000);
+    assert_eq!(audit.instances[1].balance_msat, -100_000);
+    assert_eq!(audit.instances[1].treasury_msat, 100_000);
+    guardian.epoch(vec![module_item(OTHERS, b"release 1")]);
+    assert!(guardian.get().paused(OTHERS));
+    let audit = guardian.get().audit().unwrap();
+    assert_eq!(audit.instances[1].treasury_msat, 100_000);
+}
+
+#[test]
+fn an_output_of_the_chain_is_claimed_once() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let output = VotedOutput {
+        txid: Hash32([8; 32]),
+        index: 3,
+        satoshi: 50,
+        script: passing_script(),
+    };
+    guardian.agree_on_block(vec![output]);
+    let claim = |expires| {
+        guardian.transaction(
+            expires,
+            vec![(OTHERS, ToyInput::Claim([8; 32], 3))],
+            vec![(COINS, coin(50_000))],
+        )
+    };
+    let (first, second) = (claim(NOW + 60), claim(NOW + 120));
+    let txid = second.id(&guardian.id());
+    guardian.epoch([first, second].map(ConsensusItem::Transaction).into());
+    assert_eq!(guardian.code(&txid), "nothing-to-claim");
+    assert_eq!(guardian.get().chain_outputs(&passing_script()).len(), 1);
+    let output = guardian.get().chain_output_at(&[8; 32], 3).unwrap();
+    assert_eq!((output.satoshi, output.height), (50, 1));
+}
+
+#[test]
+fn a_module_that_says_it_owes_more_than_was_paid_in_is_paused_at_the_session_s_end() {
+    let guardian = Guardian::with(SessionLimits {
+        epochs: 5,
+        ..SessionLimits::default()
+    });
+    guardian.agree_on_time(NOW);
+    guardian.deposit(100);
+    guardian.epoch(vec![module_item(COINS, b"lie")]);
+    assert!(!guardian.get().paused(COINS));
+    assert!(guardian.epoch(vec![]).ended.is_some());
+    assert!(guardian.get().paused(COINS) && !guardian.get().paused(OTHERS));
+    assert!(guardian.is_sound());
+}
+
+// Native code that breaks.
+
+#[test]
+fn a_panic_is_tried_again_and_what_it_wrote_is_gone() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    // Once ahead, once in order.
+    guardian.toys[0].panics.store(2, Atomic::SeqCst);
+    let panic = guardian.transaction(NOW + 60, vec![(COINS, ToyInput::Panic)], vec![]);
+    let txid = panic.id(&guardian.id());
+    guardian.epoch(vec![ConsensusItem::Transaction(panic)]);
+    assert!(matches!(
+        guardian.status(&txid),
+        TransactionStatus::Accepted { .. }
+    ));
+    assert!(guardian.is_sound());
+}
+
+#[test]
+fn an_item_that_breaks_twice_stops_the_guardian_and_is_named() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let before = (guardian.get().position(), guardian.get().status());
+    guardian.toys[0].panics.store(3, Atomic::SeqCst);
+    let panic = guardian.transaction(NOW + 60, vec![(COINS, ToyInput::Panic)], vec![]);
+    let item = ConsensusItem::Transaction(panic);
+    let hash = Hash32(modmint_core::sha256(&encode(&item)));
+    let stop = guardian.get().process(&[epoch(1, 1, vec![item.clone()])]);
+    assert!(matches!(stop, Err(Stop::Item { item, .. }) if item == hash));
+    assert_eq!(
+        (guardian.get().position(), guardian.get().status()),
+        before,
+        "nothing of it is kept"
+    );
+    // The cause is gone: the same epoch goes through.
+    let processed = guardian.get().process(&[epoch(1, 1, vec![item])]).unwrap();
+    assert_eq!(processed.consumed, 1);
+}
+
+// Votes.
+
+#[test]
+fn blocks_advance_while_three_of_four_agree_and_never_go_back() {
+    let guardian = Guardian::new();
+    let start = guardian.config.chain_start;
+    let first = block(start.hash, vec![]);
+    let second = block(votes::hash_of(&first), vec![]);
+    let third = block(votes::hash_of(&second), vec![]);
+    let fork = VotedBlock {
+        header: {
+            let mut header = first.header;
+            header[79] = 1;
+            header
+        },
+        outputs: vec![],
+    };
+    let all = [first.clone(), second.clone(), third];
+    guardian.epoch_of(vec![
+        unit(0, vec![blocks(1, &all)]),
+        unit(1, vec![blocks(1, &all[..2])]),
+    ]);
+    assert_eq!(guardian.get().status().block_height, 0);
+    guardian.epoch_of(vec![unit(2, vec![blocks(1, &all[..2])])]);
+    assert_eq!(guardian.get().status().block_height, 2);
+    assert_eq!(guardian.get().block_hash(1), Some(votes::hash_of(&first)));
+    let liars = (0..4).map(|peer| unit(peer, vec![blocks(1, std::slice::from_ref(&fork))]));
+    guardian.epoch_of(liars.collect());
+    let status = guardian.get().status();
+    assert_eq!(status.block_height, 2);
+    assert_eq!(status.block_hash, votes::hash_of(&second));
+}
+
+#[test]
+fn an_output_that_one_of_three_does_not_see_does_not_count() {
+    let guardian = Guardian::new();
+    let output = |satoshi| VotedOutput {
+        txid: Hash32([8; 32]),
+        index: 3,
+        satoshi,
+        script: passing_script(),
+    };
+    let start = guardian.config.chain_start;
+    let vote = |peer, satoshi| {
+        let block = block(start.hash, vec![output(satoshi)]);
+        unit(peer, vec![blocks(1, &[block])])
+    };
+    guardian.epoch_of(vec![vote(0, 5), vote(1, 5), vote(2, 500)]);
+    assert_eq!(guardian.get().status().block_height, 0);
+    guardian.epoch_of(vec![vote(3, 5)]);
+    assert_eq!(guardian.get().status().block_height, 1);
+    let output = guardian.get().chain_output_at(&[8; 32], 3).unwrap();
+    assert_eq!(output.satoshi, 5);
+}
+
+#[test]
+fn a_guardian_votes_only_when_something_has_moved() {
+    let guardian = Guardian::new();
+    *guardian.chain.fee_rate.lock() = Some(10_000);
+    let wanted = || {
+        let payload = guardian.get().proposals().take(1, 30_000);
+        let items = payload.map_or_else(Vec::new, |payload| {
+            borsh::from_slice::<UnitPayload>(&payload).unwrap().items
+        });
+        items
+            .iter()
+            .map(|item| borsh::from_slice(item).unwrap())
+            .filter(|item| !matches!(item, ConsensusItem::Module { .. }))
+            .collect::<Vec<ConsensusItem>>()
+    };
+    let tick = |now| guardian.get().tick_at(now);
+    tick(NOW);
+    let votes = wanted();
+    assert_eq!(
+        votes,
+        [
+            ConsensusItem::Time(NOW - NOW % 60),
+            ConsensusItem::FeeRate(10_000)
+        ]
+    );
+    tick(NOW);
+    assert_eq!(wanted(), [], "they are under way");
+    guardian.epoch(votes);
+    tick(NOW);
+    assert_eq!(wanted(), [], "they have been cast");
+    *guardian.chain.fee_rate.lock() = Some(10_900);
+    tick(NOW);
+    assert_eq!(wanted(), [], "not enough has moved");
+    *guardian.chain.fee_rate.lock() = Some(12_000);
+    let first = block(Hash32([0; 32]), vec![]);
+    let second = block(votes::hash_of(&first), vec![]);
+    *guardian.chain.blocks.lock() = vec![first.clone(), second];
+    tick(NOW + 60);
+    assert_eq!(
+        wanted(),
+        [
+            ConsensusItem::Time(NOW - NOW % 60 + 60),
+            ConsensusItem::FeeRate(12_000),
+            blocks(1, &[first]),
+        ],
+        "the second block is not buried"
+    );
+}
+
+// What modules want.
+
+#[test]
+fn a_module_is_asked_what_it_wants_when_its_storage_changed_and_at_a_block() {
+    let guardian = Guardian::new();
+    let pipeline = guardian.get();
+    pipeline.tick_at(NOW);
+    let taken = pipeline.proposals().take(1, 30_000).unwrap();
+    let payload: UnitPayload = borsh::from_slice(&taken).unwrap();
+    assert!(
+        payload
+            .items
+            .contains(&encode(&module_item(COINS, b"wanted")))
+    );
+    assert_eq!(guardian.chain.broadcast.lock()[&COINS], [[1]]);
+    guardian.epoch_of(vec![OrderedUnit {
+        creator: PeerId(0),
+        payload: taken,
+    }]);
+    pipeline.tick_at(NOW);
+    assert!(!pipeline.proposals().has_work(), "it has what it wanted");
+    guardian.chain.broadcast.lock().clear();
+    pipeline.tick_at(NOW);
+    assert!(guardian.chain.broadcast.lock().is_empty());
+    guardian.chain.changed.send_modify(|tick| *tick += 1);
+    pipeline.tick_at(NOW);
+    assert_eq!(guardian.chain.broadcast.lock().len(), 2);
+}
+
+// Submission.
+
+#[test]
+fn a_submitted_transaction_is_proposed_and_a_second_time_answered_with_its_status() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let spend = guardian.spend(deposit, vec![coin(100_000)]);
+    let bytes = spend.encode();
+    for _ in 0..2 {
+        let response = guardian.get().submit(&bytes).unwrap();
+        assert_eq!(response.status, TransactionStatus::Pending);
+    }
+    let txid = spend.id(&guardian.id());
+    assert_eq!(guardian.status(&txid), TransactionStatus::Pending);
+    let payload = guardian.get().proposals().take(1, 30_000).unwrap();
+    guardian.epoch_of(vec![OrderedUnit {
+        creator: PeerId(0),
+        payload,
+    }]);
+    assert!(!guardian.get().proposals().has_work());
+    let response = guardian.get().submit(&bytes).unwrap();
+    assert!(matches!(
+        response.status,
+        TransactionStatus::Accepted { .. }
+    ));
+}
+
+#[test]
+fn what_cannot_be_accepted_is_refused_at_submission_with_a_code() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let code = |bytes: &[u8]| {
+        let error = guardian.get().submit(bytes).unwrap_err();
+        assert!(!error.to_string().is_empty());
+        error.code().to_owned()
+    };
+    assert_eq!(code(b"nothing"), "malformed-transaction");
+    assert_eq!(code(&vec![0; 40_000]), "transaction-too-large");
+    let expiring = |expires| guardian.transaction(expires, vec![], vec![(COINS, coin(0))]);
+    assert_eq!(code(&expiring(NOW).encode()), "transaction-expired");
+    let late = expiring(NOW + MAX_EXPIRY_SECONDS + 1);
+    assert_eq!(code(&late.encode()), "expires-too-late");
+    let mut bad = guardian.spend(deposit, vec![coin(100_000)]);
+    bad.signatures[0][5] ^= 1;
+    assert_eq!(code(&bad.encode()), "bad-signature");
+    let unknown = guardian.spend(TxId([3; 32]), vec![]);
+    assert_eq!(code(&unknown.encode()), "no-such-coin");
+    let nobody = guardian.transaction(NOW + 60, vec![], vec![(InstanceId(9), coin(0))]);
+    assert_eq!(code(&nobody.encode()), "unknown-instance");
+    guardian.toys[0].panics.store(2, Atomic::SeqCst);
+    let panic = guardian.transaction(NOW + 60, vec![(COINS, ToyInput::Panic)], vec![]);
+    assert_eq!(code(&panic.encode()), "internal");
+    assert!(!guardian.get().proposals().has_work());
+}
+
+#[test]
+fn a_pending_transaction_that_expires_is_dropped() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW - NOW % 60);
+    let brief = guardian.transaction(NOW + 60, vec![], vec![(COINS, coin(0))]);
+    guardian.get().submit(&brief.encode()).unwrap();
+    guardian.agree_on_time(NOW - NOW % 60 + 120);
+    guardian.get().tick_at(0);
+    let txid = brief.id(&guardian.id());
+    assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
+}
+
+// Waiting.
+
+#[tokio::test]
+async fn who_waits_for_a_transaction_an_outcome_or_a_query_is_woken_by_it() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let spend = guardian.spend(deposit, vec![coin(100_000)]);
+    let txid = spend.id(&guardian.id());
+    let long = Duration::from_secs(600);
+    let out_points = [OutPoint { txid, index: 0 }];
+    let pipeline = Arc::clone(guardian.get());
+    let decided = pipeline.wait_transaction(&txid, long);
+    let outcome = pipeline.outcomes(COINS, &out_points, long);
+    let key = pipeline.query(COINS, "item", &[], long);
+    let height = pipeline.query(COINS, "height", &[], long);
+    let happen = async {
+        tokio::task::yield_now().await;
+        guardian.epoch(vec![
+            module_item(COINS, b"a"),
+            ConsensusItem::Transaction(spend),
+        ]);
+        for _ in 0..8 {
+            guardian.agree_on_block(vec![]);
+        }
+    };
+    let (decided, outcome, key, height, ()) = tokio::join!(decided, outcome, key, height, happen);
+    assert!(decided.status.is_final());
+    assert_eq!(outcome.unwrap(), [Some(100_000_u64.to_be_bytes().to_vec())]);
+    assert_eq!(
+        key.unwrap(),
+        QueryResponse::Ready {
+            bytes: HexBytes(vec![0, 0]),
+            json: serde_json::json!([0, 0]),
+        }
+    );
+    assert!(matches!(height.unwrap(), QueryResponse::Ready { .. }));
+}
+
+#[tokio::test]
+async fn who_waits_for_nothing_is_told_so_when_patience_ends() {
+    let guardian = Guardian::new();
+    let pipeline = guardian.get();
+    let (none, soon) = (Duration::ZERO, Duration::from_millis(20));
+    for wait in [none, soon] {
+        let answer = pipeline.query(COINS, "item", &[], wait).await.unwrap();
+        assert_eq!(answer, QueryResponse::Waiting);
+        let at = OutPoint {
+            txid: TxId([0; 32]),
+            index: 0,
+        };
+        let outcomes = pipeline.outcomes(COINS, &[at], wait).await.unwrap();
+        assert_eq!(outcomes, [None]);
+        let status = pipeline.wait_transaction(&at.txid, wait).await.status;
+        assert_eq!(status, TransactionStatus::Unknown);
+    }
+    let error = pipeline
+        .query(COINS, "nothing", &[], none)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "unknown-query");
+    assert!(error.to_string().contains("item, share, height"));
+    let error = pipeline.query(InstanceId(9), "item", &[], none).await;
+    assert_eq!(error.unwrap_err().code(), "unknown-instance");
+}
+
+#[tokio::test]
+async fn shares_are_given_of_what_was_approved_and_a_message_is_approved_once() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let share = || guardian.get().query(COINS, "share", &[], Duration::ZERO);
+    assert!(matches!(
+        share().await.unwrap(),
+        QueryResponse::Refused(refusal) if refusal.code == "not-approved"
+    ));
+    let approve = |expires| {
+        let output = ToyOutput {
+            approve: Some(vec![5]),
+            ..coin(0)
+        };
+        guardian.transaction(expires, vec![], vec![(COINS, output)])
+    };
+    let (first, second) = (approve(NOW + 60), approve(NOW + 61));
+    let txid = second.id(&guardian.id());
+    guardian.epoch([first, second].map(ConsensusItem::Transaction).into());
+    assert_eq!(guardian.code(&txid), "approved-before");
+    assert!(matches!(
+        share().await.unwrap(),
+        QueryResponse::Ready { bytes, .. } if bytes.0 == b"\x05signed"
+    ));
+}
+
+// Sessions, restarts, replays.
+
+#[test]
+fn a_session_ends_with_epochs_bytes_or_time_and_its_header_follows_the_last() {
+    let limits = SessionLimits {
+        epochs: 3,
+        bytes: 1000,
+        seconds: 600,
+    };
+    let guardian = Guardian::with(limits);
+    assert_eq!(guardian.epoch_of(vec![]).ended, None);
+    assert_eq!(guardian.epoch_of(vec![]).ended, None);
+    let first = guardian.epoch_of(vec![]).ended.unwrap();
+    assert_eq!((first.session, first.epochs), (1, 3));
+    assert_eq!(first.previous, Hash32([0; 32]));
+    let root = (0..3).fold(Hash32([0; 32]), |root, _| next_items_root(&root, &[]));
+    assert_eq!(first.items_root, root);
+    assert_eq!(guardian.get().position(), (2, 0));
+
+    let big = OrderedUnit {
+        creator: PeerId(3),
+        payload: vec![0xff; 1000],
+    };
+    let second = guardian.epoch_of(vec![big]).ended.unwrap();
+    assert_eq!((second.session, second.epochs), (2, 1));
+    assert_eq!(second.previous, first.hash(&guardian.id()));
+
+    // Time begins to count when it is first agreed on.
+    guardian.agree_on_time(NOW);
+    assert_eq!(guardian.get().position(), (3, 1));
+    guardian.agree_on_time(NOW + 600);
+    assert_eq!(guardian.get().position(), (4, 0));
+    let third = guardian.get();
+    assert_eq!(third.pending_header().unwrap(), first);
+    let signed = |header| SignedHeader {
+        header,
+        signatures: vec![],
+    };
+    third.store_signed_header(signed(first.clone())).unwrap();
+    assert_eq!(third.pending_header().unwrap(), second);
+    third.store_signed_header(signed(second)).unwrap();
+    assert_eq!(third.latest_signed_session(), Some(2));
+    assert_eq!(third.signed_header(1).unwrap().header, first);
+    assert_eq!(third.pending_header().unwrap().session, 3);
+    assert!(guardian.is_sound());
+}
+
+#[test]
+fn processing_stops_at_a_session_s_end_and_what_was_finalised_behind_it_is_passed_over() {
+    let guardian = Guardian::with(SessionLimits {
+        epochs: 2,
+        ..SessionLimits::default()
+    });
+    let item = |n| vec![module_item(COINS, &[n])];
+    let epochs = [
+        epoch(1, 0, item(0)),
+        epoch(1, 1, item(1)),
+        epoch(1, 2, item(2)),
+        epoch(2, 0, item(3)),
+        epoch(2, 0, item(3)),
+    ];
+    let pipeline = guardian.get();
+    let processed = pipeline.process(&epochs).unwrap();
+    assert_eq!((processed.consumed, processed.ended.is_some()), (2, true));
+    let processed = pipeline.process(&epochs[2..]).unwrap();
+    assert_eq!((processed.consumed, processed.ended.is_some()), (2, false));
+    let processed = pipeline.process(&epochs[4..]).unwrap();
+    assert_eq!((processed.consumed, pipeline.position()), (1, (2, 1)));
+    assert!(matches!(
+        pipeline.process(&[epoch(2, 2, vec![])]),
+        Err(Stop::Gap {
+            epoch: 2,
+            expected_epoch: 1,
+            ..
+        })
+    ));
+    let item = |n: u8| {
+        let state = &pipeline.view().state;
+        let key = [b"item/".as_slice(), &[n]].concat();
+        crate::storage::Read::get(state, crate::storage::Table::Instance(COINS), &key)
+            .unwrap()
+            .is_some()
+    };
+    assert_eq!([0, 1, 2, 3].map(item), [true, true, false, true]);
+}
+
+#[test]
+fn what_a_peer_needs_to_follow_is_kept() {
+    let guardian = Guardian::with(SessionLimits {
+        epochs: 4,
+        ..SessionLimits::default()
+    });
+    let item = |n| vec![module_item(COINS, &[n])];
+    guardian.epoch(item(0));
+    guardian.epoch_of(vec![]);
+    guardian.epoch(item(1));
+    let pipeline = guardian.get();
+    let epochs = pipeline.session_epochs(1, 0, usize::MAX).unwrap();
+    assert_eq!(
+        epochs,
+        [vec![unit(0, item(0))], vec![], vec![unit(0, item(1))]]
+    );
+    assert_eq!(pipeline.session_epochs(1, 2, 0).unwrap().len(), 1);
+    let header = guardian.epoch_of(vec![]).ended.unwrap();
+    assert_eq!(pipeline.session_epochs(1, 0, usize::MAX).unwrap().len(), 4);
+    assert_eq!(pipeline.items_root(1, 4).unwrap(), header.items_root);
+    assert!(pipeline.items_root(1, 5).is_err());
+
+    // A guardian that was away comes to the same state by them.
+    let late = Guardian::with(SessionLimits {
+        epochs: 4,
+        ..SessionLimits::default()
+    });
+    let epochs = pipeline.session_epochs(1, 0, usize::MAX).unwrap();
+    let epochs: Vec<_> = (0..)
+        .zip(epochs)
+        .map(|(index, units)| Epoch {
+            session: 1,
+            index,
+            units,
+        })
+        .collect();
+    assert_eq!(late.get().process(&epochs).unwrap().ended, Some(header));
+}
+
+/// Something for an epoch to do, drawn by proptest.
+fn any_items() -> impl Strategy<Value = Vec<ConsensusItem>> {
+    let module = (0..3_u16, prop::collection::vec(0..4_u8, 1..3))
+        .prop_map(|(instance, bytes)| module_item(InstanceId(instance), &bytes));
+    let time = (0..40_u64).prop_map(|n| ConsensusItem::Time(n * 60));
+    let fee = (0..3000_u64).prop_map(ConsensusItem::FeeRate);
+    let coins = (0..40_u64, any::<bool>(), 0..5_u64).prop_map(|(expires, forged, value)| {
+        let guardian_independent = config(SessionLimits::default()).id();
+        let body = TransactionBody {
+            expires: expires * 60,
+            inputs: vec![Input {
+                instance: COINS,
+                bytes: encode(&match forged {
+                    true => ToyInput::Forged(value),
+                    false => ToyInput::Forged(0),
+                }),
+            }],
+            outputs: vec![Output {
+                instance: COINS,
+                bytes: encode(&coin(value)),
+            }],
+        };
+        let hash = body.signature_hash(&guardian_independent);
+        ConsensusItem::Transaction(Transaction {
+            signatures: vec![secp::sign_schnorr(&SECRET, &hash)],
+            body,
+        })
+    });
+    let item = prop_oneof![module, time, fee, coins];
+    prop::collection::vec(item, 0..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// One guardian applies epochs one by one, another several at a time and is
+    /// stopped and started at arbitrary places, after which everything is replayed
+    /// from the beginning of the session, as AlephBFT does.
+    #[test]
+    fn guardians_come_to_the_same_state_however_epochs_are_cut_and_whatever_is_replayed(
+        epochs in prop::collection::vec(any_items(), 1..12),
+        cuts in prop::collection::vec((1..5_usize, any::<bool>()), 1..12),
+    ) {
+        let limits = SessionLimits { epochs: 7, ..SessionLimits::default() };
+        let (steady, mut shaken) = (Guardian::with(limits), Guardian::with(limits));
+        let mut creators = (0..4).cycle();
+        let mut units = Vec::new();
+        for items in epochs {
+            let of_epoch = match items.is_empty() {
+                true => vec![],
+                false => vec![unit(creators.next().unwrap(), items)],
+            };
+            steady.epoch_of(of_epoch.clone());
+            units.push(of_epoch);
+        }
+        let place = |index: usize| (1 + index as u64 / 7, index as u32 % 7);
+        let all: Vec<_> = units
+            .into_iter()
+            .enumerate()
+            .map(|(index, units)| {
+                let (session, index) = place(index);
+                Epoch { session, index, units }
+            })
+            .collect();
+        for (count, crash) in cuts.into_iter().cycle() {
+            let (session, epoch) = shaken.get().position();
+            let done = (session as usize - 1) * 7 + epoch as usize;
+            if done >= all.len() {
+                break;
+            }
+            let upto = (done + count).min(all.len());
+            let mut given = &all[(session as usize - 1) * 7..upto];
+            while !given.is_empty() {
+                let processed = shaken.get().process(given).unwrap();
+                given = &given[processed.consumed..];
+            }
+            if crash {
+                shaken.restart();
+            }
+        }
+        prop_assert_eq!(steady.get().status(), shaken.get().status());
+        prop_assert_eq!(steady.get().pending_header(), shaken.get().pending_header());
+        prop_assert!(steady.is_sound() && shaken.is_sound());
+    }
+}
