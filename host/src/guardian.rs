@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use modmint_core::{
-    BundleHash, FederationId, Hash32, InstanceId, PeerId,
+    BundleHash, FederationId, InstanceId, PeerId,
     config::{FederationConfig, FoundingPlan, HexBytes, PeerConfig},
     sha256,
 };
@@ -25,11 +25,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     api,
-    ceremony::{self, CeremonySetup},
+    ceremony::{self, CeremonySetup, PayloadQueue},
     chain::{Bitcoind, BitcoindAuth, BitcoindSetup, ChainView},
     identity::Identity,
-    keys::{KeyShares, Secrets},
-    ordering::{Epoch, Ordering, OrderingSetup, PayloadQueue},
+    keys::Secrets,
+    ordering::{Epoch, Ordering, OrderingSetup},
     p2p::{P2p, P2pReceivers, P2pSetup},
     pipeline::{Pipeline, PipelineSetup},
     sessions::{Sessions, SessionsSetup},
@@ -91,8 +91,12 @@ impl DataDir {
 
     fn read_guardian(&self) -> anyhow::Result<GuardianFile> {
         let path = self.guardian_file();
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read; run `modmintd setup` first", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!(
+                "{} cannot be read; run `modmintd setup` first",
+                path.display()
+            )
+        })?;
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 }
@@ -118,7 +122,8 @@ pub fn setup(
         !name.is_empty() && name.len() <= 64 && !name.chars().any(char::is_control),
         "a guardian's name is 1 to 64 bytes without control characters"
     );
-    let url = url::Url::parse(&api_url).with_context(|| format!("{api_url:?} is no URL; http://127.0.0.1:8174 would be one"))?;
+    let url = url::Url::parse(&api_url)
+        .with_context(|| format!("{api_url:?} is no URL; http://127.0.0.1:8174 would be one"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https"),
         "{api_url:?} is neither http nor https"
@@ -146,7 +151,11 @@ pub fn setup(
 ///
 /// # Errors
 /// Says what of the plan does not fit this guardian or the bundles.
-pub fn store_plan(data_dir: &DataDir, plan: &FoundingPlan, bundles: &[Vec<u8>]) -> anyhow::Result<()> {
+pub fn store_plan(
+    data_dir: &DataDir,
+    plan: &FoundingPlan,
+    bundles: &[Vec<u8>],
+) -> anyhow::Result<()> {
     let guardian = data_dir.read_guardian()?;
     ensure!(
         !data_dir.config().exists(),
@@ -166,7 +175,10 @@ pub fn store_plan(data_dir: &DataDir, plan: &FoundingPlan, bundles: &[Vec<u8>]) 
         write_atomically(&data_dir.bundle(&hash), bytes)?;
     }
     load_plan(data_dir, plan)?;
-    write_atomically(&data_dir.plan(), serde_json::to_string_pretty(plan)?.as_bytes())?;
+    write_atomically(
+        &data_dir.plan(),
+        serde_json::to_string_pretty(plan)?.as_bytes(),
+    )?;
     Ok(())
 }
 
@@ -182,13 +194,21 @@ fn check_plan(plan: &FoundingPlan) -> anyhow::Result<()> {
         "the federation's name is 1 to 64 bytes"
     );
     for (index, peer) in plan.peers.iter().enumerate() {
-        let again = plan.peers[..index]
-            .iter()
-            .any(|p| p.consensus_key == peer.consensus_key || p.certificate == peer.certificate || p.p2p_address == peer.p2p_address);
+        let again = plan.peers[..index].iter().any(|p| {
+            p.consensus_key == peer.consensus_key
+                || p.certificate == peer.certificate
+                || p.p2p_address == peer.p2p_address
+        });
         ensure!(!again, "the plan holds guardian {:?} twice", peer.name);
     }
-    ensure!(plan.session.epochs > 0 && plan.session.epochs <= 60_000, "session.epochs is 1 to 60000");
-    ensure!(plan.session.bytes > 0 && plan.session.seconds > 0, "session.bytes and session.seconds are at least 1");
+    ensure!(
+        plan.session.epochs > 0 && plan.session.epochs <= 60_000,
+        "session.epochs is 1 to 60000"
+    );
+    ensure!(
+        plan.session.bytes > 0 && plan.session.seconds > 0,
+        "session.bytes and session.seconds are at least 1"
+    );
     ensure!(plan.modules.len() <= 256, "256 modules are the most");
     Ok(())
 }
@@ -206,20 +226,36 @@ fn load_plan(data_dir: &DataDir, plan: &FoundingPlan) -> anyhow::Result<Vec<(Ins
             module.kind,
             bundle.description().kind
         );
-        ensure!(bundle.has_server(), "the bundle of instance {id} ({}) has no guardians' half", module.kind);
+        ensure!(
+            bundle.has_server(),
+            "the bundle of instance {id} ({}) has no guardians' half",
+            module.kind
+        );
         ecash += u32::from(bundle.has_ecash());
-        let setup = bundle
-            .configure(&module.arguments)
-            .with_context(|| format!("the arguments of instance {id} ({}) are refused", module.kind))?;
+        let setup = bundle.configure(&module.arguments).with_context(|| {
+            format!(
+                "the arguments of instance {id} ({}) are refused",
+                module.kind
+            )
+        })?;
         setups.push((id, setup));
     }
-    ensure!(ecash <= 1, "{ecash} modules hold e-cash; a federation has one at most");
+    ensure!(
+        ecash <= 1,
+        "{ecash} modules hold e-cash; a federation has one at most"
+    );
     Ok(setups)
 }
 
-fn load_bundle(engines: &Arc<Engines>, data_dir: &DataDir, hash: &BundleHash) -> anyhow::Result<Arc<Bundle>> {
+fn load_bundle(
+    engines: &Arc<Engines>,
+    data_dir: &DataDir,
+    hash: &BundleHash,
+) -> anyhow::Result<Arc<Bundle>> {
     let path = data_dir.bundle(hash);
-    let bytes = fs::read(&path).with_context(|| format!("the bundle {hash} is not here; give it to `modmintd found --bundle`"))?;
+    let bytes = fs::read(&path).with_context(|| {
+        format!("the bundle {hash} is not here; give it to `modmintd found --bundle`")
+    })?;
     ensure!(
         sha256(&bytes) == hash.0,
         "{} does not hash to its name: it is damaged or has been changed",
@@ -292,16 +328,27 @@ fn read_founded(data_dir: &DataDir) -> anyhow::Result<Option<Founded>> {
             format!("{} is damaged", data_dir.config().display())
         })?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", data_dir.config().display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("{} cannot be read", data_dir.config().display()))
+        }
     }
 }
 
 /// Holds the founding ceremony: session 0, without modules.
-async fn found(setup: &RunSetup, guardian: &GuardianFile, secrets: Secrets) -> anyhow::Result<(Founded, Secrets)> {
+async fn found(
+    setup: &RunSetup,
+    guardian: &GuardianFile,
+    secrets: Secrets,
+) -> anyhow::Result<(Founded, Secrets)> {
     let data_dir = &setup.data_dir;
-    let text = fs::read_to_string(data_dir.plan())
-        .with_context(|| format!("{} cannot be read; run `modmintd found` first", data_dir.plan().display()))?;
-    let plan: FoundingPlan = serde_json::from_str(&text).with_context(|| format!("{} is damaged", data_dir.plan().display()))?;
+    let text = fs::read_to_string(data_dir.plan()).with_context(|| {
+        format!(
+            "{} cannot be read; run `modmintd found` first",
+            data_dir.plan().display()
+        )
+    })?;
+    let plan: FoundingPlan = serde_json::from_str(&text)
+        .with_context(|| format!("{} is damaged", data_dir.plan().display()))?;
     let me = plan
         .peers
         .iter()
@@ -312,7 +359,11 @@ async fn found(setup: &RunSetup, guardian: &GuardianFile, secrets: Secrets) -> a
     let tag = plan.id();
     tracing::info!(plan = %tag, %me, "founding");
     let (p2p, receivers) = start_p2p(&secrets.identity, guardian, &plan.peers, me, tag)?;
-    let P2pReceivers { ordering: incoming, ceremony: messages, .. } = receivers;
+    let P2pReceivers {
+        ordering: incoming,
+        ceremony: messages,
+        ..
+    } = receivers;
     let payloads = PayloadQueue::new();
     let (epochs, ordered) = mpsc::channel(64);
     let units = data_dir.units().join(format!("ceremony-{tag}"));
@@ -345,7 +396,10 @@ async fn found(setup: &RunSetup, guardian: &GuardianFile, secrets: Secrets) -> a
     .await?;
     write_atomically(
         &data_dir.config(),
-        &borsh::to_vec(&Founded { config: outcome.config.clone(), signatures: outcome.signatures.clone() })?,
+        &borsh::to_vec(&Founded {
+            config: outcome.config.clone(),
+            signatures: outcome.signatures.clone(),
+        })?,
     )?;
     tracing::info!(federation = %outcome.config.id(), "founded");
     // The others may still need this guardian's last units.
@@ -355,7 +409,13 @@ async fn found(setup: &RunSetup, guardian: &GuardianFile, secrets: Secrets) -> a
     if let Err(error) = fs::remove_dir_all(&units) {
         tracing::warn!(%error, "the ceremony's unit log could not be removed");
     }
-    Ok((Founded { config: outcome.config, signatures: outcome.signatures }, outcome.secrets))
+    Ok((
+        Founded {
+            config: outcome.config,
+            signatures: outcome.signatures,
+        },
+        outcome.secrets,
+    ))
 }
 
 fn start_p2p(
@@ -456,6 +516,10 @@ async fn serve(
         bundle_dir: data_dir.bundles(),
         p2p: Arc::clone(&p2p),
         problems,
+        warnings: {
+            let chain = Arc::clone(&chain);
+            Arc::new(move || chain.problems())
+        },
         stopped: stopped.clone(),
     }));
     tracing::info!(api = %guardian.api_listen, p2p = %guardian.p2p_listen, "ready");
@@ -475,14 +539,18 @@ async fn serve(
     outcome
 }
 
-fn load_instances(data_dir: &DataDir, config: &FederationConfig) -> anyhow::Result<Vec<Arc<Instance>>> {
+fn load_instances(
+    data_dir: &DataDir,
+    config: &FederationConfig,
+) -> anyhow::Result<Vec<Arc<Instance>>> {
     let engines = Engines::new()?;
     config
         .instances
         .iter()
         .map(|instance| {
             let bundle = load_bundle(&engines, data_dir, &instance.bundle)?;
-            let context = Context::new(config, instance.id).context("the config's instances are not in the order of their ids")?;
+            let context = Context::new(config, instance.id)
+                .context("the config's instances are not in the order of their ids")?;
             Ok(Instance::new(bundle, context))
         })
         .collect()
@@ -497,7 +565,11 @@ fn start_consensus(
     sessions: &Arc<Sessions>,
 ) -> anyhow::Result<tokio::sync::oneshot::Receiver<anyhow::Error>> {
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let (pipeline, ordering, sessions) = (Arc::clone(pipeline), Arc::clone(ordering), Arc::clone(sessions));
+    let (pipeline, ordering, sessions) = (
+        Arc::clone(pipeline),
+        Arc::clone(ordering),
+        Arc::clone(sessions),
+    );
     let runtime = tokio::runtime::Handle::current();
     modmint_runtime::spawn_guest_thread("consensus", move || {
         let _inside = runtime.enter();
@@ -526,18 +598,23 @@ fn start_consensus(
     Ok(stopped)
 }
 
-/// Lets the host and the modules look at the clock and the chain, once a second
-/// and at every new block.
+/// Lets the host and the modules look at the clock and the chain: once a second, at
+/// every new block, and when an epoch has changed what they go by.
 async fn tick(pipeline: Arc<Pipeline>, mut chain: watch::Receiver<u64>) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let due = pipeline.due();
     loop {
         tokio::select! {
             _ = interval.tick() => {}
+            () = due.notified() => {}
             changed = chain.changed() => if changed.is_err() { return; },
         }
         let pipeline = Arc::clone(&pipeline);
-        if tokio::task::spawn_blocking(move || pipeline.tick()).await.is_err() {
+        if tokio::task::spawn_blocking(move || pipeline.tick())
+            .await
+            .is_err()
+        {
             tracing::error!("looking at clock and chain has panicked");
         }
     }
@@ -545,7 +622,10 @@ async fn tick(pipeline: Arc<Pipeline>, mut chain: watch::Receiver<u64>) {
 
 async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         tracing::error!("signals cannot be listened to");
         std::future::pending::<()>().await;
         return;

@@ -6,9 +6,11 @@
 pub mod api;
 pub mod ceremony;
 pub mod chain;
+pub mod guardian;
 pub mod identity;
 pub mod keys;
 pub mod ordering;
 pub mod p2p;
 pub mod pipeline;
+pub mod sessions;
 pub mod storage;

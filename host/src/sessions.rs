@@ -53,7 +53,11 @@ pub fn header_signature_hash(federation: &FederationId, session: u64, header: &H
 }
 
 /// Whether at least n − f different guardians have signed this header.
-pub fn verify_signed_header(config: &FederationConfig, id: &FederationId, signed: &SignedHeader) -> bool {
+pub fn verify_signed_header(
+    config: &FederationConfig,
+    id: &FederationId,
+    signed: &SignedHeader,
+) -> bool {
     let hash = header_signature_hash(id, signed.header.session, &signed.header.hash(id));
     let mut signers: Vec<PeerId> = signed
         .signatures
@@ -198,13 +202,24 @@ impl Sessions {
 
     fn receive(&self, from: PeerId, message: PeerMessage) {
         match message {
-            PeerMessage::Position { session, epoch, state_root } => {
+            PeerMessage::Position {
+                session,
+                epoch,
+                state_root,
+            } => {
                 self.peer_stands_at(from, session, epoch, state_root);
             }
-            PeerMessage::HeaderSignature { session, hash, signature } => {
+            PeerMessage::HeaderSignature {
+                session,
+                hash,
+                signature,
+            } => {
                 self.peer_signed(from, session, hash, signature);
             }
-            PeerMessage::RequestOutcome { session, from_epoch } => {
+            PeerMessage::RequestOutcome {
+                session,
+                from_epoch,
+            } => {
                 self.serve(from, session, from_epoch);
             }
             PeerMessage::Outcome(part) => self.take(from, part),
@@ -220,7 +235,10 @@ impl Sessions {
             self.fetch(from);
         } else if session < ours {
             self.setup.p2p.send(from, self.position());
-        } else if epoch == our_epoch && state_root != self.setup.pipeline.status().state_root && self.setup.pipeline.position() == (session, epoch) {
+        } else if epoch == our_epoch
+            && state_root != self.setup.pipeline.status().state_root
+            && self.setup.pipeline.position() == (session, epoch)
+        {
             let problem = format!(
                 "guardian {from} has state root {state_root} at session {session}, epoch {epoch}, where this one has another; \
                  run `modmintd check` here and there"
@@ -269,7 +287,12 @@ impl Sessions {
             state.signatures.retain(|s, _| s + 1 >= ours);
             let of_session = state.signatures.entry(session).or_default();
             of_session.insert(signer, (hash, signature));
-            let Some(header) = self.setup.pipeline.pending_header().filter(|h| h.session == session) else {
+            let Some(header) = self
+                .setup
+                .pipeline
+                .pending_header()
+                .filter(|h| h.session == session)
+            else {
                 return;
             };
             let our_hash = header.hash(&self.id);
@@ -291,7 +314,10 @@ impl Sessions {
                 return;
             }
             state.signatures.remove(&session);
-            SignedHeader { header, signatures: matching }
+            SignedHeader {
+                header,
+                signatures: matching,
+            }
         };
         self.finish(signed);
     }
@@ -309,7 +335,11 @@ impl Sessions {
             self.setup.p2p.send(to, self.position());
             return;
         };
-        let epochs = match self.setup.pipeline.session_epochs(session, from_epoch, PART_BYTES) {
+        let epochs = match self
+            .setup
+            .pipeline
+            .session_epochs(session, from_epoch, PART_BYTES)
+        {
             Ok(epochs) => epochs,
             Err(error) => {
                 tracing::warn!(peer = %to, session, %error, "a past session's epochs are not there any more");
@@ -318,7 +348,16 @@ impl Sessions {
         };
         let next = from_epoch.saturating_add(epochs.len() as u32);
         let more = next < header.header.epochs && !epochs.is_empty();
-        self.setup.p2p.send(to, PeerMessage::Outcome(OutcomePart { session, header, from_epoch, epochs, more }));
+        self.setup.p2p.send(
+            to,
+            PeerMessage::Outcome(OutcomePart {
+                session,
+                header,
+                from_epoch,
+                epochs,
+                more,
+            }),
+        );
     }
 
     fn fetch(&self, from: PeerId) {
@@ -335,12 +374,21 @@ impl Sessions {
             epochs: Vec::new(),
             last_heard: tokio::time::Instant::now(),
         });
-        self.setup.p2p.send(from, PeerMessage::RequestOutcome { session, from_epoch: epoch });
+        self.setup.p2p.send(
+            from,
+            PeerMessage::RequestOutcome {
+                session,
+                from_epoch: epoch,
+            },
+        );
     }
 
     fn drop_stalled_fetch(&self) {
         let mut state = self.state.lock();
-        let stalled = state.fetch.as_ref().is_some_and(|f| f.last_heard.elapsed() > FETCH_PATIENCE);
+        let stalled = state
+            .fetch
+            .as_ref()
+            .is_some_and(|f| f.last_heard.elapsed() > FETCH_PATIENCE);
         if stalled && let Some(fetch) = state.fetch.take() {
             tracing::warn!(peer = %fetch.from, session = fetch.session, "a peer sends nothing more of a past session; asking all again");
             drop(state);
@@ -349,12 +397,17 @@ impl Sessions {
     }
 
     fn take(&self, from: PeerId, part: OutcomePart) {
-        if part.header.header.session != part.session || !verify_signed_header(&self.setup.config, &self.id, &part.header) {
+        if part.header.header.session != part.session
+            || !verify_signed_header(&self.setup.config, &self.id, &part.header)
+        {
             tracing::warn!(peer = %from, session = part.session, "an outcome without a threshold's signatures");
             return;
         }
         let pending = self.setup.pipeline.pending_header();
-        if pending.as_ref().is_some_and(|header| header.session == part.session) {
+        if pending
+            .as_ref()
+            .is_some_and(|header| header.session == part.session)
+        {
             if pending.as_ref() == Some(&part.header.header) {
                 self.finish(part.header);
             } else {
@@ -369,21 +422,35 @@ impl Sessions {
             return;
         }
         let mut state = self.state.lock();
-        let Some(fetch) = state.fetch.as_mut().filter(|f| f.from == from && f.session == part.session) else {
+        let Some(fetch) = state
+            .fetch
+            .as_mut()
+            .filter(|f| f.from == from && f.session == part.session)
+        else {
             return;
         };
         let expected = fetch.first_epoch + fetch.epochs.len() as u32;
-        if part.from_epoch != expected || fetch.epochs.len() + part.epochs.len() > part.header.header.epochs as usize {
+        if part.from_epoch != expected
+            || fetch.epochs.len() + part.epochs.len() > part.header.header.epochs as usize
+        {
             return;
         }
         fetch.last_heard = tokio::time::Instant::now();
         fetch.epochs.extend(part.epochs);
         if part.more {
             let next = fetch.first_epoch + fetch.epochs.len() as u32;
-            self.setup.p2p.send(from, PeerMessage::RequestOutcome { session: part.session, from_epoch: next });
+            self.setup.p2p.send(
+                from,
+                PeerMessage::RequestOutcome {
+                    session: part.session,
+                    from_epoch: next,
+                },
+            );
             return;
         }
-        let Some(fetch) = state.fetch.take() else { return };
+        let Some(fetch) = state.fetch.take() else {
+            return;
+        };
         drop(state);
         self.apply(fetch, part.header);
     }
@@ -391,7 +458,11 @@ impl Sessions {
     fn apply(&self, fetch: Fetch, signed: SignedHeader) {
         // The chain starts at zeros with the session's first epoch; what this
         // guardian has applied already it takes from its own log.
-        let mut root = match self.setup.pipeline.items_root(fetch.session, fetch.first_epoch) {
+        let mut root = match self
+            .setup
+            .pipeline
+            .items_root(fetch.session, fetch.first_epoch)
+        {
             Ok(root) => root,
             Err(error) => {
                 tracing::error!(session = fetch.session, %error, "the own part of a session cannot be read");
@@ -407,7 +478,11 @@ impl Sessions {
             return;
         }
         for (index, units) in (fetch.first_epoch..).zip(fetch.epochs) {
-            let epoch = Epoch { session: fetch.session, index, units };
+            let epoch = Epoch {
+                session: fetch.session,
+                index,
+                units,
+            };
             if self.setup.epochs.blocking_send(epoch).is_err() {
                 return;
             }

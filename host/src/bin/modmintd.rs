@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use modmint_core::config::FoundingPlan;
 use modmint_host::{
@@ -137,7 +137,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check(args) => {
             let report =
                 modmint_host::storage::check_database(&DataDir::new(args.data_dir).database())?;
-            println!("{report}");
+            for (table, keys) in &report.keys {
+                println!("{table}: {keys} keys");
+            }
+            ensure!(
+                report.is_sound(),
+                "the state root that is kept, {}, is not that of what is stored, {}: restore this guardian from a backup",
+                report.kept,
+                report.recomputed
+            );
+            println!("state root {}: sound", report.kept);
             Ok(())
         }
     }
