@@ -377,9 +377,17 @@ async fn oversized_bodies_to_every_route_are_refused_however_they_come() {
             let expected = (413, "body-too-large".to_owned());
             assert_eq!(code(answer).await, expected, "{method} {path}");
         }
-        let answer = server.chunked(&method, &path, server::MAX_BODY_BYTES + 1).await;
-        assert!(answer.starts_with("HTTP/1.1 413 "), "{method} {path}: {answer}");
-        assert!(answer.contains("body-too-large"), "{method} {path}: {answer}");
+        let answer = server
+            .chunked(&method, &path, server::MAX_BODY_BYTES + 1)
+            .await;
+        assert!(
+            answer.starts_with("HTTP/1.1 413 "),
+            "{method} {path}: {answer}"
+        );
+        assert!(
+            answer.contains("body-too-large"),
+            "{method} {path}: {answer}"
+        );
     }
 }
 

@@ -57,12 +57,13 @@ async fn voted(chain: &Bitcoind, parent: BlockId, depth: u32, count: usize) -> V
     chain.blocks_after(parent, depth, 144).unwrap()
 }
 
-/// P2WSH of a script that anybody satisfies; `n` makes it another.
+/// P2WSH of a script that anybody satisfies and every node relays; `n` makes it
+/// another.
 fn anybody(n: i64) -> (ScriptBuf, ScriptBuf) {
     let script = ScriptBuf::builder()
         .push_int(n)
-        .push_opcode(bitcoin::opcodes::all::OP_DROP)
-        .push_opcode(bitcoin::opcodes::OP_TRUE)
+        .push_int(n)
+        .push_opcode(bitcoin::opcodes::all::OP_EQUAL)
         .into_script();
     (script.to_p2wsh(), script)
 }
