@@ -60,13 +60,9 @@ async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() 
     // In transactions.
     for (turn, misdeed) in Misdeed::ALL.into_iter().enumerate() {
         let guardian = &federation.guardians[turn % federation.size()];
-        let wrong = transaction(
-            guardian,
-            vec![input(&HostileInput::Commit(misdeed))],
-            Vec::new(),
-            &secret,
-        );
-        let code = submit(guardian, &wrong.await)
+        let wrong = vec![(input(&HostileInput::Commit(misdeed)), secret)];
+        let wrong = transaction(guardian, wrong, Vec::new()).await;
+        let code = submit(guardian, &wrong)
             .await
             .expect_err("an input misbehaves");
         assert_ne!(code, "survived", "{misdeed:?}");
