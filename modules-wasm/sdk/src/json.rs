@@ -135,8 +135,6 @@ impl fmt::Display for Json {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn what_is_shown_is_json() {
         let json = object! {

@@ -534,7 +534,12 @@ impl Wallet {
             finished,
         } = transition;
         let this = &mut next.operations[operation].machines[machine];
-        let before = std::mem::replace(&mut this.effects, effects.clone());
+        let before = std::mem::take(&mut this.effects);
+        // What goes on is what it was, whatever is said of it now.
+        this.effects.extend(effects.iter().map(|effect| {
+            let old = before.iter().find(|old| old.id == effect.id);
+            old.unwrap_or(effect).clone()
+        }));
         this.state = state;
         this.finished.clone_from(&finished);
         for (id, submission) in &this.submissions {
