@@ -213,22 +213,34 @@ pub fn verify_batch(checks: &[TbsCheck<'_>]) -> Vec<bool> {
 const COEFFICIENT_BITS: usize = 128;
 const COEFFICIENT_BYTES: usize = COEFFICIENT_BITS / 8;
 
+/// What of a batch is signed under one key.
+struct OfKey<'a> {
+    key: G2,
+    messages: Vec<G1>,
+    coefficients: Vec<&'a [u8]>,
+}
+
 fn batch_holds(batch: &[&Decoded]) -> bool {
     let mut coefficients = vec![0; batch.len() * COEFFICIENT_BYTES];
     OsRng.fill_bytes(&mut coefficients);
     let coefficients: Vec<&[u8]> = coefficients.chunks_exact(COEFFICIENT_BYTES).collect();
 
-    let mut by_key: HashMap<[u8; 96], (G2, Vec<G1>, Vec<&[u8]>)> = HashMap::new();
+    let mut by_key: HashMap<[u8; 96], OfKey<'_>> = HashMap::new();
     for (decoded, coefficient) in batch.iter().zip(&coefficients) {
-        let (_, messages, theirs) = by_key
+        let of_key = by_key
             .entry(decoded.key.to_bytes())
-            .or_insert_with(|| (decoded.key, Vec::new(), Vec::new()));
-        messages.push(decoded.message);
-        theirs.push(coefficient);
+            .or_insert_with(|| OfKey {
+                key: decoded.key,
+                messages: Vec::new(),
+                coefficients: Vec::new(),
+            });
+        of_key.messages.push(decoded.message);
+        of_key.coefficients.push(coefficient);
     }
-    let groups: Vec<_> = by_key.into_values().collect();
-    let sum = |(key, messages, coefficients): &(G2, Vec<G1>, Vec<&[u8]>)| {
-        Some((G1::combine(messages, coefficients, COEFFICIENT_BITS)?, *key))
+    let groups: Vec<OfKey<'_>> = by_key.into_values().collect();
+    let sum = |group: &OfKey<'_>| {
+        let sum = G1::combine(&group.messages, &group.coefficients, COEFFICIENT_BITS)?;
+        Some((sum, group.key))
     };
     let signatures: Vec<G1> = batch.iter().map(|decoded| decoded.signature).collect();
     let (signature, messages) = rayon::join(

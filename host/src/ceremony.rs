@@ -304,38 +304,71 @@ enum Item {
 /// [`CeremonyError`]. The connections to the other guardians are closed then, after
 /// they have been told what they need to know.
 pub async fn found(setup: CeremonySetup) -> Result<Outcome, CeremonyError> {
-    let (sender, payloads) = (Arc::clone(&setup.p2p), setup.payloads);
-    let settled = Arc::clone(&payloads);
-    let (path, password) = (setup.secrets_path, setup.password);
+    let p2p = setup.p2p;
     let links = Links {
-        send: Box::new(move |to, bytes| sender.send(to, PeerMessage::Ceremony(bytes))),
-        connections: setup.p2p.connections(),
+        connections: p2p.connections(),
         messages: setup.messages,
-        publish: Box::new(move |bytes| payloads.push(bytes)),
-        settle: Box::new(move |bytes| settled.settle(bytes)),
         ordered: setup.ordered,
-        save: Arc::new(move |secrets| secrets.save(&path, &password)),
         patience: PATIENCE,
+        world: Arc::new(Guardian {
+            p2p: Arc::clone(&p2p),
+            payloads: setup.payloads,
+            secrets_path: setup.secrets_path,
+            password: setup.password,
+        }),
     };
     let outcome = hold(setup.plan, setup.me, setup.secrets, setup.specs, links).await;
     if outcome.is_err() {
-        setup.p2p.shutdown().await;
+        p2p.shutdown().await;
     }
     outcome
 }
 
-/// What the ceremony has to do with the world.
+/// What the ceremony does to the world.
+trait World: Send + Sync + 'static {
+    /// Sends a [`Message`] to another guardian.
+    fn send(&self, to: PeerId, message: Vec<u8>);
+    /// Has an [`Item`] ordered.
+    fn publish(&self, item: Vec<u8>);
+    /// An item of this guardian has been ordered.
+    fn settle(&self, item: &[u8]);
+    /// Writes secrets down; takes a tenth of a second.
+    fn save(&self, secrets: &Secrets) -> Result<(), SecretsError>;
+}
+
+/// What the ceremony is told of it.
 struct Links {
-    send: Box<dyn Fn(PeerId, Vec<u8>) + Send + Sync>,
+    world: Arc<dyn World>,
     /// See [`P2p::connections`].
     connections: watch::Receiver<Vec<u64>>,
     messages: mpsc::Receiver<(PeerId, PeerMessage)>,
-    publish: Box<dyn Fn(Vec<u8>) + Send + Sync>,
-    /// Told of each payload of this guardian that was ordered.
-    settle: Box<dyn Fn(&[u8]) + Send + Sync>,
     ordered: mpsc::Receiver<Epoch>,
-    save: Arc<dyn Fn(&Secrets) -> Result<(), SecretsError> + Send + Sync>,
     patience: Duration,
+}
+
+struct Guardian {
+    p2p: Arc<P2p>,
+    payloads: Arc<PayloadQueue>,
+    secrets_path: PathBuf,
+    password: Zeroizing<String>,
+}
+
+impl World for Guardian {
+    fn send(&self, to: PeerId, message: Vec<u8>) {
+        self.p2p.send(to, PeerMessage::Ceremony(message));
+    }
+
+    fn publish(&self, item: Vec<u8>) {
+        self.payloads.push(item);
+    }
+
+    fn settle(&self, item: &[u8]) {
+        self.payloads.settle(item);
+    }
+
+    fn save(&self, secrets: &Secrets) -> Result<(), SecretsError> {
+        secrets.save(&self.secrets_path, &self.password)
+    }
 }
 
 async fn hold(
@@ -359,7 +392,7 @@ async fn hold(
     let seed = seed(&agenda, &mut secrets, &links).await?;
     let mut ceremony = Ceremony::new(Arc::new(agenda), me, secrets, seed).await?;
 
-    let mut reminder = interval(REMINDER.min(links.patience));
+    let mut reminder = interval(REMINDER.min(links.patience / 8));
     reminder.set_missed_tick_behavior(MissedTickBehavior::Delay);
     reminder.reset();
     links.connections.mark_changed();
@@ -419,8 +452,8 @@ async fn record(
     links: &Links,
 ) -> Result<(), CeremonyError> {
     secrets.ceremony = Some(CeremonyRecord { plan, stage });
-    let (save, secrets) = (Arc::clone(&links.save), secrets.clone());
-    Ok(blocking(move || save(&secrets)).await??)
+    let (world, secrets) = (Arc::clone(&links.world), secrets.clone());
+    Ok(blocking(move || world.save(&secrets)).await??)
 }
 
 /// Work that takes milliseconds, off the threads that serve the network.
@@ -676,6 +709,12 @@ fn multisig_secret(seed: &SecretBytes, instance: InstanceId, label: &str) -> Sec
         .expect("all but one hash in 2^127 are a secret key")
 }
 
+/// What a dealer posted.
+struct Pinned {
+    public: [u8; 32],
+    acks: Vec<[u8; 64]>,
+}
+
 /// Where one guardian's ceremony stands. Lists have one entry a guardian.
 struct Ceremony {
     agenda: Arc<Agenda>,
@@ -689,7 +728,7 @@ struct Ceremony {
     /// Acks of this guardian's dealing.
     acks: Vec<Option<[u8; 64]>>,
     has_posted: bool,
-    posted: Vec<Option<([u8; 32], Vec<[u8; 64]>)>>,
+    posted: Vec<Option<Pinned>>,
     config: Option<FederationConfig>,
     signed: Vec<Option<(FederationId, [u8; 64])>>,
     /// The connections over which this guardian's dealing went out.
@@ -713,7 +752,7 @@ impl Ceremony {
             dealt: false,
             acks: vec![None; n],
             has_posted: false,
-            posted: vec![None; n],
+            posted: (0..n).map(|_| None).collect(),
             config: None,
             signed: vec![None; n],
             connections: vec![0; n],
@@ -759,7 +798,7 @@ impl Ceremony {
 
     fn send(&self, to: PeerId, message: &Message, links: &Links) {
         let bytes = borsh::to_vec(message).expect("writing to memory does not fail");
-        (links.send)(to, bytes);
+        links.world.send(to, bytes);
     }
 
     fn broadcast(&self, message: &Message, links: &Links) {
@@ -895,12 +934,12 @@ impl Ceremony {
     fn learn(&mut self, epoch: Epoch, links: &Links) {
         for unit in epoch.units {
             if unit.creator == self.me {
-                (links.settle)(&unit.payload);
+                links.world.settle(&unit.payload);
             }
             let creator = unit.creator.index();
             let new = match borsh::from_slice(&unit.payload) {
                 Ok(Item::Posted { public, acks }) => {
-                    first(&mut self.posted, creator, (public, acks))
+                    first(&mut self.posted, creator, Pinned { public, acks })
                 }
                 Ok(Item::Signed { config, signature }) => {
                     first(&mut self.signed, creator, (config, signature))
@@ -963,7 +1002,9 @@ impl Ceremony {
             public: mine.hash,
             acks: self.acks.iter().flatten().copied().collect(),
         };
-        (links.publish)(borsh::to_vec(&item).expect("writing to memory does not fail"));
+        links
+            .world
+            .publish(borsh::to_vec(&item).expect("writing to memory does not fail"));
     }
 
     async fn check_and_sign(&mut self, links: &Links) -> Result<(), CeremonyError> {
@@ -973,7 +1014,7 @@ impl Ceremony {
             .map(|peer| self.agenda.consensus_key(peer))
             .collect();
         let complete = self.agenda.peers().zip(self.posted.iter().flatten());
-        for ((dealer, (public, acks)), good) in complete.zip(self.good.iter().flatten()) {
+        for ((dealer, Pinned { public, acks }), good) in complete.zip(self.good.iter().flatten()) {
             let acks: Vec<(u16, [u8; 64])> = (0..).zip(acks.iter().copied()).collect();
             Posting {
                 ceremony: &self.agenda.id.0,
@@ -1000,7 +1041,9 @@ impl Ceremony {
             config: id,
             signature,
         };
-        (links.publish)(borsh::to_vec(&item).expect("writing to memory does not fail"));
+        links
+            .world
+            .publish(borsh::to_vec(&item).expect("writing to memory does not fail"));
         self.config = Some(config);
         Ok(())
     }

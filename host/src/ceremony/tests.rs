@@ -127,18 +127,14 @@ impl Net {
         inner.connections.send_modify(|all| all[me.index()] += 1);
         drop(inner);
 
-        let (sending, publishing, saving) = (self.clone(), self.clone(), self.clone());
         let links = Links {
-            send: Box::new(move |to, bytes| sending.send(me, to, &bytes)),
+            world: Arc::new(Seat {
+                net: self.clone(),
+                me,
+            }),
             connections,
             messages,
-            publish: Box::new(move |bytes| publishing.order(me, bytes)),
-            settle: Box::new(|_| {}),
             ordered,
-            save: Arc::new(move |secrets| {
-                saving.inner.lock().disks[me.index()] = secrets.clone();
-                Ok(())
-            }),
             patience,
         };
         tokio::spawn(hold(self.plan.clone(), me, secrets, specs(), links))
@@ -176,6 +172,29 @@ impl Net {
 
     fn disk(&self, of: PeerId) -> Secrets {
         self.inner.lock().disks[of.index()].clone()
+    }
+}
+
+/// One guardian's place at the net.
+struct Seat {
+    net: Arc<Net>,
+    me: PeerId,
+}
+
+impl World for Seat {
+    fn send(&self, to: PeerId, message: Vec<u8>) {
+        self.net.send(self.me, to, &message);
+    }
+
+    fn publish(&self, item: Vec<u8>) {
+        self.net.order(self.me, item);
+    }
+
+    fn settle(&self, _: &[u8]) {}
+
+    fn save(&self, secrets: &Secrets) -> Result<(), SecretsError> {
+        self.net.inner.lock().disks[self.me.index()] = secrets.clone();
+        Ok(())
     }
 }
 
@@ -326,7 +345,8 @@ async fn a_dealer_of_a_bad_share_is_named_by_everybody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_multisig_key_that_was_copied_from_another_guardian_is_refused() {
-    let stolen: Arc<Mutex<Option<(PublicKey, [u8; 64])>>> = Arc::default();
+    let stolen = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&stolen);
     let net = Net::new(move |from, _, mut message| {
         if let Message::Dealing { public, .. } = &mut message {
             let mut decoded: Public = borsh::from_slice(public).unwrap();
@@ -343,7 +363,7 @@ async fn a_multisig_key_that_was_copied_from_another_guardian_is_refused() {
     });
     let early = net.start(PeerId(0), Duration::from_secs(60));
     let second = net.start(PeerId(1), Duration::from_secs(60));
-    while !matches!(net.disk(PeerId(0)).ceremony, Some(CeremonyRecord { .. })) {
+    while seen.lock().is_none() {
         tokio::task::yield_now().await;
     }
     let others = [PeerId(2), PeerId(3)].map(|me| net.start(me, Duration::from_secs(60)));
@@ -371,7 +391,7 @@ async fn a_dealer_who_shows_guardians_different_dealings_gets_no_federation() {
     });
     *agenda.lock() = Some(Arc::new(Agenda::new(net.plan.clone(), specs()).unwrap()));
     let running = peers()
-        .map(|me| net.start(me, Duration::from_secs(2)))
+        .map(|me| net.start(me, Duration::from_secs(4)))
         .collect();
     for (me, error) in peers().zip(failures(running).await) {
         let CeremonyError::Missing { missing, .. } = error else {
@@ -391,7 +411,7 @@ async fn a_dealer_who_shows_guardians_different_dealings_gets_no_federation() {
 async fn a_guardian_that_is_absent_is_named() {
     let net = Net::honest();
     let running = (0..3)
-        .map(|me| net.start(PeerId(me), Duration::from_millis(1500)))
+        .map(|me| net.start(PeerId(me), Duration::from_secs(4)))
         .collect();
     for error in failures(running).await {
         let text = error.to_string();
