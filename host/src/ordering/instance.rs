@@ -146,6 +146,11 @@ impl Instance {
         delivery.held.clear();
     }
 
+    #[cfg(test)]
+    pub fn is_observing(&self) -> bool {
+        self.shared.units.lock().observing
+    }
+
     /// Where peers' messages go.
     pub fn inbox(&self) -> Inbox {
         Inbox(self.shared.clone())

@@ -551,9 +551,14 @@ fn a_guardian_whose_log_lacks_its_own_units_makes_none_and_says_so() {
     std::fs::remove_dir_all(federation.units(3)).unwrap();
     let amnesiac = federation.start(3);
     wait_for("a problem", || !amnesiac.ordering.problems().is_empty());
-    // It makes no unit of a round for which it has made one before, and still
-    // follows; in the next session it takes part again.
+    // It makes no unit of a round for which it may have made one before, however
+    // long the session lasts, and still follows; in the next one it takes part
+    // again.
     amnesiac.items.push(b"of the amnesiac");
+    wait_for("it to follow", || {
+        let sessions = amnesiac.ordering.sessions.lock();
+        sessions.instances[&1].is_observing()
+    });
     let mut number = 8;
     while guardians[0].session() == 1 {
         let item = format!("item {number}").into_bytes();
@@ -572,6 +577,22 @@ fn a_guardian_whose_log_lacks_its_own_units_makes_none_and_says_so() {
             .any(|unit| unit.payload == b"of the amnesiac")
     });
     assert_eq!(spoke.unwrap().session, 2);
+}
+
+#[test]
+fn what_a_cut_connection_loses_is_made_up_for_when_it_is_back() {
+    let federation = Federation::new(SessionLimits::default());
+    let guardians = federation.start_all();
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    for number in 0..30 {
+        let item = format!("item {number}").into_bytes();
+        guardians[number % 4].items.push(&item);
+        std::thread::sleep(Duration::from_millis(10));
+        guardians.iter().for_each(|guardian| guardian.p2p.cut());
+        wait_final(&all, &item);
+    }
+    assert_equal_epochs(&all);
+    assert_healthy(&all);
 }
 
 /// Epochs by session and number, as one guardian has had them over all its lives.

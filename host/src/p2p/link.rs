@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
@@ -23,8 +23,6 @@ const MAX_HANDSHAKES: usize = 64;
 const MAX_HELLO_BYTES: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
-/// A connection that lived so long was a good one: the next is tried at once.
-const GOOD_CONNECTION: Duration = Duration::from_secs(5);
 /// A peer whose machine has vanished is noticed after about this time.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 
@@ -81,7 +79,9 @@ pub(super) async fn accept(inner: Arc<Inner>, listener: tokio::net::TcpListener)
             let handshake = timeout(HANDSHAKE_TIMEOUT, accept_one(&inner, stream)).await;
             drop(permit);
             match handshake {
-                Ok(Ok((peer, stream, hello))) => serve(&inner, &peer, stream, hello).await,
+                Ok(Ok((peer, stream, hello))) => {
+                    serve(&inner, &peer, stream, hello).await;
+                }
                 Ok(Err(error)) => debug!(%error, "a connection was refused"),
                 Err(_) => debug!("a connection never finished its handshake"),
             }
@@ -121,18 +121,18 @@ pub(super) async fn dial(inner: Arc<Inner>, peer: Arc<Peer>, connector: TlsConne
     let mut shutdown = inner.shutdown.subscribe();
     let mut retry = FIRST_RETRY;
     loop {
-        let started = Instant::now();
         let attempt = tokio::select! {
             attempt = timeout(HANDSHAKE_TIMEOUT, dial_one(&inner, &peer, &connector)) => attempt,
             () = wait_down(&mut shutdown) => return,
         };
         match attempt {
-            Ok(Ok((stream, hello))) => serve(&inner, &peer, stream, hello).await,
+            Ok(Ok((stream, hello))) => {
+                if serve(&inner, &peer, stream, hello).await {
+                    retry = FIRST_RETRY;
+                }
+            }
             Ok(Err(error)) => debug!(peer = %peer.id, %error, "no connection"),
             Err(_) => debug!(peer = %peer.id, "no connection in time"),
-        }
-        if started.elapsed() > GOOD_CONNECTION {
-            retry = FIRST_RETRY;
         }
         let jitter = rand::Rng::gen_range(&mut rand::thread_rng(), 0.5..1.0);
         tokio::select! {
@@ -201,16 +201,17 @@ fn check_hello(inner: &Inner, hello: &Hello) -> Result<(), Refused> {
     }
 }
 
-/// Runs a connection that has shown its certificate and said hello, to its end.
+/// Runs a connection that has shown its certificate and said hello, to its end;
+/// tells whether it was taken at all.
 async fn serve(
     inner: &Arc<Inner>,
     peer: &Peer,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     hello: Hello,
-) {
+) -> bool {
     if let Err(reason) = check_hello(inner, &hello) {
         peer.refuse(&reason.to_string());
-        return;
+        return false;
     }
     let connection = inner.new_connection(peer, hello.instance);
     info!(peer = %peer.id, "connected");
@@ -227,6 +228,7 @@ async fn serve(
         info!(peer = %peer.id, reason = ?end.err(), "disconnected");
     }
     inner.end_connection(peer, connection);
+    true
 }
 
 async fn read_all(

@@ -259,6 +259,14 @@ impl P2p {
         problems
     }
 
+    /// Cuts all connections, as a network does; what was on its way is lost.
+    #[cfg(test)]
+    pub(crate) fn cut(&self) {
+        for peer in self.inner.others() {
+            peer.queue.open(u64::MAX);
+        }
+    }
+
     /// Sends what is queued for at most a second, and closes all connections.
     pub async fn shutdown(&self) {
         self.inner.shutdown.send_replace(true);
