@@ -465,9 +465,9 @@ fn out(order: &Order, notes: &[OwnNote], effect: u32) -> Step {
                 Amount(order.amount)
             ),
             object! {
-                "amount" => Amount(order.amount),
+                "amount_msat" => Amount(order.amount),
                 "notes" => text,
-                "reclaim-at" => reclaim_at,
+                "reclaim_at" => reclaim_at,
             },
         )
 }
@@ -555,12 +555,12 @@ fn redeemed(
         (EffectResult::Accepted(_), Purpose::Receive) => Transition::done(ends(notes)).progress(
             "received",
             format!("{amount} taken in"),
-            object! { "amount" => amount },
+            object! { "amount_msat" => amount },
         ),
         (EffectResult::Accepted(_), Purpose::Reclaim) => Transition::done(ends(notes)).progress(
             "reclaimed",
             format!("{amount} taken back"),
-            object! { "amount" => amount },
+            object! { "amount_msat" => amount },
         ),
         (EffectResult::Rejected(rejection), Purpose::Receive)
             if rejection.is_elsewhere() && attempts < ATTEMPTS =>
@@ -620,7 +620,7 @@ fn checked(notes: Vec<TextNote>, effect: u32, attempts: u32, outcome: EffectResu
         return Transition::done(state).progress(
             "taken",
             format!("the receiver has taken {amount}; there is nothing left to take back"),
-            object! { "amount" => amount },
+            object! { "amount_msat" => amount },
         );
     }
     redeem(left, Purpose::Reclaim, effect + 1, attempts)

@@ -85,7 +85,7 @@ impl Module for Mint {
                 let note: Note = borsh::from_slice(bytes).map_err(|_| bad("note"))?;
                 Ok(object! {
                     "type" => "note",
-                    "amount" => amount(note.exponent),
+                    "amount_msat" => amount(note.exponent),
                     "nonce" => note.nonce.as_slice(),
                 })
             }
@@ -93,13 +93,13 @@ impl Module for Mint {
                 let note: BlindNote = borsh::from_slice(bytes).map_err(|_| bad("blind note"))?;
                 Ok(object! {
                     "type" => "blind-note",
-                    "amount" => amount(note.exponent),
-                    "blinded-message" => note.blinded_message.as_slice(),
+                    "amount_msat" => amount(note.exponent),
+                    "blinded_message" => note.blinded_message.as_slice(),
                 })
             }
             Item::Outcome => {
                 let share: Outcome = borsh::from_slice(bytes).map_err(|_| bad("share"))?;
-                Ok(object! { "signature-share" => share.as_slice() })
+                Ok(object! { "signature_share" => share.as_slice() })
             }
             Item::Answer(query) if query == "spent" => {
                 let spent: Spent =

@@ -215,7 +215,10 @@ fn an_address_used_twice_is_found_again() {
     perform(&mut alice, WALLET, "deposit", Vec::new());
     let again = perform(&mut alice, WALLET, "recheck", Vec::new());
     assert_eq!(alice.operation(again).finished(), Some(Ok(())));
-    assert_eq!(alice.operation(again).details(), r#"{"amount":7000000}"#);
+    assert_eq!(
+        alice.operation(again).details(),
+        r#"{"amount_msat":7000000}"#
+    );
     assert_eq!(alice.balance(), 9000 * SAT);
     check_books(&federation, 9000 * SAT);
 }
@@ -579,21 +582,30 @@ fn a_busy_day(federation: &Federation, alice: &mut Wallet) -> u64 {
     alice.writes()
 }
 
-#[test]
-fn a_wallet_killed_after_any_write_goes_on_where_it_was() {
+/// A day for each write, with the wallet killed behind it.
+fn killed_after_any_write(sent: bool) {
     let writes = {
         let federation = federation(4);
         a_busy_day(&federation, &mut Wallet::new(&federation, "alice"))
     };
     assert!(writes > 20, "{writes} writes are not much of a day");
     for after in 1..=writes {
-        for sent in [false, true] {
-            let federation = federation(4);
-            let mut alice = Wallet::new(&federation, "alice");
-            alice.kill_at(Kill { after, sent });
-            a_busy_day(&federation, &mut alice);
-        }
+        let federation = federation(4);
+        let mut alice = Wallet::new(&federation, "alice");
+        alice.kill_at(Kill { after, sent });
+        a_busy_day(&federation, &mut alice);
+        assert_eq!(alice.kills(), 1);
     }
+}
+
+#[test]
+fn a_wallet_killed_after_any_write_goes_on_where_it_was() {
+    killed_after_any_write(false);
+}
+
+#[test]
+fn a_wallet_killed_after_sending_what_it_wrote_goes_on_where_it_was() {
+    killed_after_any_write(true);
 }
 
 #[test]
@@ -607,18 +619,56 @@ fn people_are_shown_what_moves() {
     let transaction = Transaction::decode(&alice.pending()[0]).unwrap();
     let input = transaction.body.inputs[0].bytes.clone();
     let shown = federation.render(MINT, Item::Input, input).unwrap();
-    assert!(shown.starts_with(r#"{"type":"note","amount":"#), "{shown}");
+    assert!(
+        shown.starts_with(r#"{"type":"note","amount_msat":"#),
+        "{shown}"
+    );
     let output = transaction.body.outputs[0].bytes.clone();
     let shown = federation
         .render(MINT, Item::Output, output.clone())
         .unwrap();
     assert!(
-        shown.starts_with(r#"{"type":"blind-note","amount":"#),
+        shown.starts_with(r#"{"type":"blind-note","amount_msat":"#),
         "{shown}"
     );
     let wrong = federation.render(MINT, Item::Input, output).unwrap_err();
     assert_eq!(wrong.code, "bad-encoding");
     assert_eq!(label(7), "note-7");
+}
+
+#[test]
+fn the_largest_transaction_that_a_wallet_makes_fits_into_a_unit() {
+    use modmint_core::{Input, InstanceId, MAX_ITEM_BYTES, Output, TransactionBody};
+    use modmint_mint::selection::{MOST_INPUTS, MOST_OUTPUTS, MOST_SENT};
+    let note = Note {
+        exponent: 0,
+        nonce: [0; 33],
+        signature: [0; 48],
+    };
+    let blind = BlindNote {
+        exponent: 0,
+        blinded_message: [0; 48],
+        tweak: [0; 16],
+    };
+    let input = Input {
+        instance: InstanceId(MINT),
+        bytes: borsh::to_vec(&note).unwrap(),
+    };
+    let output = Output {
+        instance: InstanceId(MINT),
+        bytes: borsh::to_vec(&blind).unwrap(),
+    };
+    for (sent, asked) in [(MOST_SENT, 0), (0, MOST_SENT)] {
+        let inputs = (sent + MOST_INPUTS) as usize;
+        let body = TransactionBody {
+            expires: 0,
+            inputs: vec![input.clone(); inputs],
+            outputs: vec![output.clone(); (asked + MOST_OUTPUTS) as usize],
+        };
+        let signatures = vec![[0; 64]; inputs];
+        let size = Transaction { body, signatures }.encode().len();
+        assert!(size < MAX_ITEM_BYTES, "{size} bytes");
+    }
 }
 
 /// Something that somebody does.

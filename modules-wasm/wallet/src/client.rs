@@ -205,7 +205,7 @@ fn search(number: u64, from: u32) -> Transition<State> {
             return look(number, 0, false, 1).progress(
                 "waiting",
                 format!("pay at least {minimum} to {}", text(&address)),
-                object! { "address" => text(&address), "minimum" => minimum },
+                object! { "address" => text(&address), "minimum_msat" => minimum },
             );
         }
     }
@@ -235,7 +235,7 @@ fn look(number: u64, claimed: u64, all: bool, effect: u32) -> Transition<State> 
         return Transition::done(state).progress(
             "rechecked",
             format!("{} found at addresses used before", Amount(claimed)),
-            object! { "amount" => Amount(claimed) },
+            object! { "amount_msat" => Amount(claimed) },
         );
     };
     let query = DepositQuery {
@@ -298,15 +298,13 @@ fn skip(
 ) -> Transition<State> {
     settle(number);
     let refusal = too_small(deposit.satoshi, minimum);
-    let mut details = object! {
+    let details = object! {
+        "address" => shown_address(number),
         "txid" => display_txid(&deposit.txid),
         "vout" => deposit.vout,
         "satoshi" => deposit.satoshi,
-        "minimum" => Amount(minimum),
+        "minimum_msat" => Amount(minimum),
     };
-    if let (Json::Object(fields), Some(address)) = (&mut details, ADDRESSES.get(&number)) {
-        fields.push(("address".into(), text(&address).into()));
-    }
     look(number, claimed, all, effect + 1).progress("too-small", refusal.message, details)
 }
 
@@ -332,7 +330,7 @@ fn submit(number: u64, claimed: u64, all: bool, claim: Claim, effect: u32) -> Tr
         fee: 0,
         signer: Signer::Path(path(number)),
     };
-    let details = details(&claim.deposit);
+    let details = details(number, &claim.deposit);
     let state = State::Watch {
         number,
         claimed,
@@ -352,9 +350,14 @@ fn submit(number: u64, claimed: u64, all: bool, claim: Claim, effect: u32) -> Tr
     )
 }
 
-fn details(deposit: &Deposit) -> Json {
+fn shown_address(number: u64) -> Option<String> {
+    ADDRESSES.get(&number).map(|address| text(&address))
+}
+
+fn details(number: u64, deposit: &Deposit) -> Json {
     object! {
-        "amount" => Amount(deposit.satoshi.saturating_mul(1000)),
+        "address" => shown_address(number),
+        "amount_msat" => Amount(deposit.satoshi.saturating_mul(1000)),
         "txid" => display_txid(&deposit.txid),
         "vout" => deposit.vout,
     }
@@ -380,7 +383,7 @@ fn decided(
         EffectResult::Accepted(Acceptance { .. }) => {
             settle(number);
             let value = claim.deposit.satoshi.saturating_mul(1000);
-            let shown = details(&claim.deposit);
+            let shown = details(number, &claim.deposit);
             if all {
                 return look(number, claimed.saturating_add(value), all, effect + 1);
             }

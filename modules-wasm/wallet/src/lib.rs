@@ -89,7 +89,7 @@ impl Module for Wallet {
                     "type" => "peg-in",
                     "txid" => display_txid(&proof.txid),
                     "vout" => proof.vout,
-                    "claim-key" => proof.tweak.claim_key.as_slice(),
+                    "claim_key" => proof.tweak.claim_key.as_slice(),
                 })
             }
             Item::Answer(query) if query == "deposit" => {
@@ -106,5 +106,49 @@ impl Module for Wallet {
             }
             _ => Err(bad("value of this module")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use modmint_sdk::mock::{Bundle, Federation, Phase};
+
+    use super::*;
+
+    #[test]
+    fn a_minimum_that_does_not_cover_spending_is_refused() {
+        let federation = Federation::new(1);
+        let instance = federation.found(Bundle::federation_module::<Wallet>(), Vec::new());
+        let configure = |minimum| {
+            let arguments = Configuration {
+                minimum_deposit: Some(Amount(minimum)),
+            };
+            federation.call(instance, Phase::Pure, None, || {
+                Wallet::configure(arguments.arguments().into())
+            })
+        };
+        let refusal = configure(999_999).expect_err("too little");
+        assert!(refusal.message.contains("1000 sat"), "{refusal:?}");
+        let setup = configure(1_000_000).expect("enough");
+        assert_eq!(setup.config.minimum_deposit, 1_000_000);
+    }
+
+    #[test]
+    fn a_claim_is_shown_with_its_txid_as_people_write_it() {
+        let mut txid = [0; 32];
+        txid[0] = 0xab;
+        let proof = PegInProof {
+            txid,
+            vout: 1,
+            tweak: DepositTweak {
+                claim_key: [2; 33],
+                nonce: 0,
+            },
+        };
+        let bytes = borsh::to_vec(&proof).expect("writing to memory does not fail");
+        let shown = Wallet::render(Item::Input, &bytes).expect("its own");
+        assert!(shown.to_string().contains("00ab\",\"vout\":1"), "{shown}");
+        assert!(Wallet::render(Item::Input, &bytes[1..]).is_err());
+        assert!(Wallet::render(Item::Output, &bytes).is_err());
     }
 }

@@ -17,6 +17,8 @@ pub struct Bundle {
     pub(super) ecash: Option<EcashHalf>,
 }
 
+type Bytes = Vec<u8>;
+
 #[derive(Clone, Copy)]
 pub(super) struct ServerHalf {
     pub init: fn() -> Result<(), Refusal>,
@@ -27,7 +29,7 @@ pub(super) struct ServerHalf {
     pub broadcast: fn() -> Vec<Vec<u8>>,
     pub outcomes: fn(Vec<OutPoint>) -> Vec<Option<Vec<u8>>>,
     pub query: fn(String, Vec<Argument>) -> Result<Answer, Refusal>,
-    pub command: fn(String, Vec<Argument>) -> Result<Vec<Vec<u8>>, Refusal>,
+    pub command: fn(String, Vec<Argument>) -> Result<Vec<Bytes>, Refusal>,
     pub audit: fn() -> Vec<AuditLine>,
 }
 

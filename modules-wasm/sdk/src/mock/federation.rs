@@ -143,6 +143,9 @@ pub(super) struct Instance {
     pub keys: Arc<BTreeMap<String, Key>>,
 }
 
+/// Label, message, terms.
+type Approved = (String, Vec<u8>, Vec<u8>);
+
 /// What a transaction changes all or nothing of.
 #[derive(Clone, Default)]
 pub(super) struct Books {
@@ -151,7 +154,7 @@ pub(super) struct Books {
     pub treasury: BTreeMap<u16, u64>,
     /// Millisatoshi paid in less paid out, by instance.
     pub balance: BTreeMap<u16, i128>,
-    pub approvals: BTreeMap<u16, BTreeSet<(String, Vec<u8>, Vec<u8>)>>,
+    pub approvals: BTreeMap<u16, BTreeSet<Approved>>,
     pub stores: BTreeMap<u16, Store>,
 }
 
@@ -196,10 +199,7 @@ impl Call {
         let id = self.state.borrow().id;
         [&id[..], &self.instance.to_be_bytes(), terms].concat()
     }
-    pub(super) fn approvals<T>(
-        &self,
-        what: impl FnOnce(&mut BTreeSet<(String, Vec<u8>, Vec<u8>)>) -> T,
-    ) -> T {
+    pub(super) fn approvals<T>(&self, what: impl FnOnce(&mut BTreeSet<Approved>) -> T) -> T {
         what(
             self.state
                 .borrow_mut()

@@ -119,6 +119,7 @@ pub struct Wallet {
     writes: u64,
     kill: Option<Kill>,
     dead: bool,
+    kills: u64,
     confirms: bool,
     services: BTreeMap<String, Service>,
     /// What the person was asked last: the summary and the total.
@@ -152,6 +153,7 @@ impl Wallet {
             writes: 0,
             kill: None,
             dead: false,
+            kills: 0,
             confirms: true,
             services: BTreeMap::new(),
             asked: None,
@@ -185,6 +187,11 @@ impl Wallet {
     /// Whether it has been killed.
     pub fn is_dead(&self) -> bool {
         self.dead
+    }
+
+    /// How often it has been.
+    pub fn kills(&self) -> u64 {
+        self.kills
     }
 
     /// Starts the program again after a kill; what was not durable is gone.
@@ -542,20 +549,22 @@ impl Wallet {
         }));
         this.state = state;
         this.finished.clone_from(&finished);
-        for (id, submission) in &this.submissions {
-            let kept = effects.iter().any(|effect| effect.id == *id);
-            assert!(
-                !matches!(submission, Submission::Sent { .. }) || kept,
-                "a submit cannot be given up"
-            );
+        // A submit cannot be given up: it goes on, named again or not.
+        let named = |id: u32| effects.iter().any(|effect| effect.id == id);
+        for old in &before {
+            let sent = this.submissions.get(&old.id);
+            if matches!(sent, Some(Submission::Sent { .. })) && !named(old.id) {
+                this.effects.push(old.clone());
+            }
         }
-        this.submissions
-            .retain(|id, _| effects.iter().any(|effect| effect.id == *id));
+        let waited: Vec<u32> = this.effects.iter().map(|effect| effect.id).collect();
+        this.submissions.retain(|id, _| waited.contains(id));
         if finished.is_some() {
             assert!(
-                effects.is_empty(),
-                "a machine ends, and its effects with it"
+                this.submissions.is_empty(),
+                "a machine does not end before its transaction is decided"
             );
+            this.effects.clear();
         }
         let same = |effect: &Effect| before.iter().any(|other| other.id == effect.id);
         for effect in &effects {
@@ -581,6 +590,7 @@ impl Wallet {
                 self.send_everything();
             }
             self.dead = true;
+            self.kills += 1;
         }
     }
 
