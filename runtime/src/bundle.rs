@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use modmint_core::{Argument, BundleHash, check_arguments, sha256};
+use modmint_core::{Argument, BundleHash, Refusal, check_arguments, sha256};
 use wasmtime::{
     Store,
-    component::{Component, InstancePre},
+    component::{self, Component, InstancePre},
 };
 
 use crate::{
@@ -56,7 +56,7 @@ impl Bundle {
         let compiled = Compiled::new(engines, bytes, &admission)
             .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let description = compiled
-            .pure(Phase::Pure, None, |info, store| {
+            .pure(Phase::Pure, None, |info: &module_info::Guest, store| {
                 info.call_describe(store).map(convert::description)
             })
             .map_err(LoadError::Describe)?;
@@ -121,10 +121,12 @@ impl Bundle {
     pub fn configure(&self, arguments: &[Argument]) -> Result<Setup, CallError> {
         check_arguments(&self.description.configuration, arguments)?;
         let arguments = convert::to_arguments(arguments);
-        let setup = self.compiled.pure(Phase::Pure, None, |info, store| {
-            let setup = info.call_configure(store, &arguments)?;
-            Ok(setup.map_err(convert::refusal).and_then(convert::setup))
-        })?;
+        let setup = self
+            .compiled
+            .pure(Phase::Pure, None, |info: &module_info::Guest, store| {
+                let setup = info.call_configure(store, &arguments)?;
+                Ok(setup.map_err(convert::refusal).and_then(convert::setup))
+            })?;
         Ok(setup?)
     }
 }
@@ -132,13 +134,41 @@ impl Bundle {
 /// A component's code on every engine there is.
 pub(crate) struct Compiled {
     engines: Arc<Engines>,
-    consensus: Option<InstancePre<Call>>,
-    query: InstancePre<Call>,
+    consensus: Option<Code>,
+    query: Code,
+    log: Arc<LogGate>,
+}
+
+/// A component's code on one engine, and where its exports are.
+pub(crate) struct Code {
+    pre: InstancePre<Call>,
     info: module_info::GuestIndices,
     pub(crate) server: Option<server::GuestIndices>,
     pub(crate) client: Option<client::GuestIndices>,
     pub(crate) ecash: Option<ecash::GuestIndices>,
-    log: Arc<LogGate>,
+}
+
+impl Code {
+    fn new(machine: &Machine, bytes: &[u8], admission: &Admission) -> wasmtime::Result<Self> {
+        let component = Component::from_binary(&machine.engine, bytes)?;
+        let pre = machine.linker.instantiate_pre(&component)?;
+        Ok(Self {
+            info: module_info::GuestIndices::new(&pre)?,
+            server: admission
+                .has_server
+                .then(|| server::GuestIndices::new(&pre))
+                .transpose()?,
+            client: admission
+                .has_client
+                .then(|| client::GuestIndices::new(&pre))
+                .transpose()?,
+            ecash: admission
+                .has_ecash
+                .then(|| ecash::GuestIndices::new(&pre))
+                .transpose()?,
+            pre,
+        })
+    }
 }
 
 impl std::fmt::Debug for Compiled {
@@ -152,91 +182,86 @@ struct Nobody;
 
 impl Host for Nobody {}
 
+/// One of the interfaces that a bundle exports.
+pub(crate) trait Exports: Sized {
+    /// Its name, for people.
+    const NAME: &str;
+    /// Finds it in an instance; none if the bundle does not export it.
+    fn load(
+        code: &Code,
+        store: &mut Store<Call>,
+        instance: &component::Instance,
+    ) -> Option<wasmtime::Result<Self>>;
+}
+
+macro_rules! exports {
+    ($($interface:ident = $name:literal, |$code:ident| $indices:expr;)*) => {
+        $(impl Exports for $interface::Guest {
+            const NAME: &str = $name;
+            fn load(
+                $code: &Code,
+                store: &mut Store<Call>,
+                instance: &component::Instance,
+            ) -> Option<wasmtime::Result<Self>> {
+                Some($indices?.load(store, instance))
+            }
+        })*
+    };
+}
+
+exports! {
+    module_info = "module-info", |code| Some(&code.info);
+    server = "server", |code| code.server.as_ref();
+    client = "client", |code| code.client.as_ref();
+    ecash = "ecash", |code| code.ecash.as_ref();
+}
+
 impl Compiled {
     fn new(engines: &Arc<Engines>, bytes: &[u8], admission: &Admission) -> wasmtime::Result<Self> {
-        let compile = |machine: &Machine| {
-            let component = Component::from_binary(&machine.engine, bytes)?;
-            machine.linker.instantiate_pre(&component)
-        };
-        let query = compile(&engines.query)?;
-        let consensus = engines.consensus.as_ref().map(compile).transpose()?;
+        let compile = |machine: &Machine| Code::new(machine, bytes, admission);
         Ok(Self {
             engines: engines.clone(),
-            info: module_info::GuestIndices::new(&query)?,
-            server: admission
-                .has_server
-                .then(|| server::GuestIndices::new(&query))
-                .transpose()?,
-            client: admission
-                .has_client
-                .then(|| client::GuestIndices::new(&query))
-                .transpose()?,
-            ecash: admission
-                .has_ecash
-                .then(|| ecash::GuestIndices::new(&query))
-                .transpose()?,
-            query,
-            consensus,
+            query: compile(&engines.query)?,
+            consensus: engines.consensus.as_ref().map(compile).transpose()?,
             log: Arc::new(LogGate::new()),
         })
     }
 
-    /// A metered call of `module-info` that reaches no host.
-    pub(crate) fn pure<T: Send>(
+    /// A metered call that reaches no host.
+    pub(crate) fn pure<G: Exports, T: Send>(
         &self,
         phase: Phase,
         context: Option<Arc<Context>>,
-        f: impl FnOnce(&module_info::Guest, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+        f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Result<T, CallError> {
-        let request = self.pure_request(phase, context);
-        call(
-            &self.engines.query,
-            &self.query,
-            request,
-            |store, instance| {
-                let info = self.info.load(&mut *store, instance)?;
-                f(&info, store)
-            },
-        )
-        .result
-    }
-
-    fn pure_request(&self, phase: Phase, context: Option<Arc<Context>>) -> Request {
-        Request {
+        let request = Request {
             phase,
             host: Arc::new(Nobody),
             context,
             log: self.log.clone(),
             fuel: Some(limits::MAX_FUEL),
             time: limits::CALL_TIME,
-        }
+        };
+        self.timed(request, f)
     }
 
     fn actions(&self) -> Result<Vec<Action>, CallError> {
-        let Some(client) = &self.client else {
+        if self.query.client.is_none() {
             return Ok(Vec::new());
-        };
-        let request = self.pure_request(Phase::Pure, None);
-        call(
-            &self.engines.query,
-            &self.query,
-            request,
-            |store, instance| {
-                let client = client.load(&mut *store, instance)?;
-                client.call_actions(store).map(convert::actions)
-            },
-        )
-        .result
+        }
+        self.pure(Phase::Pure, None, |client: &client::Guest, store| {
+            client.call_actions(store).map(convert::actions)
+        })
     }
 
     /// A call that is metered and agreed upon.
-    pub(crate) fn metered<T: Send>(
+    pub(crate) fn metered<G: Exports, T: Send>(
         &self,
         request: Request,
-        f: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T> + Send,
+        f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Called<T> {
         match (&self.engines.consensus, &self.consensus) {
-            (Some(machine), Some(pre)) => call(machine, pre, request, f),
+            (Some(machine), Some(code)) => on(machine, code, request, f),
             _ => Called {
                 result: Err(HostError("these engines are a wallet's".into()).into()),
                 fuel: 0,
@@ -245,11 +270,41 @@ impl Compiled {
     }
 
     /// A call that the clock ends.
-    pub(crate) fn timed<T: Send>(
+    pub(crate) fn timed<G: Exports, T: Send>(
         &self,
         request: Request,
-        f: impl FnOnce(&mut Store<Call>, &wasmtime::component::Instance) -> wasmtime::Result<T> + Send,
+        f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Result<T, CallError> {
-        call(&self.engines.query, &self.query, request, f).result
+        on(&self.engines.query, &self.query, request, f).result
+    }
+}
+
+/// The call, or the refusal `no-such-half` where the bundle does not export `G`.
+fn on<G: Exports, T: Send>(
+    machine: &Machine,
+    code: &Code,
+    request: Request,
+    f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+) -> Called<T> {
+    let called = call(
+        machine,
+        &code.pre,
+        request,
+        |store, instance| G::load(code, store, instance).transpose(),
+        |exports, store| {
+            exports
+                .as_ref()
+                .map(|exports| f(exports, store))
+                .transpose()
+        },
+    );
+    Called {
+        result: called.result.and_then(|value| {
+            value.ok_or_else(|| {
+                let message = format!("this bundle does not export {}", G::NAME);
+                Refusal::new("no-such-half", message).into()
+            })
+        }),
+        fuel: called.fuel,
     }
 }

@@ -206,18 +206,20 @@ pub(crate) struct Request {
     pub(crate) time: Duration,
 }
 
-/// Makes a store, an instance, and calls `f` with them.
-pub(crate) fn call<T: Send>(
+/// Makes a store and an instance, finds the exports with `load`, and calls `f` with
+/// them.
+pub(crate) fn call<G, T: Send>(
     machine: &Machine,
     pre: &InstancePre<Call>,
     request: Request,
-    f: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<T> + Send,
+    load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G> + Send,
+    f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
 ) -> Called<T> {
     let fuel = request.fuel.unwrap_or(u64::MAX);
     let metered = machine.clock == Clock::Fuel;
     let work = || {
         let _slot = machine.slot();
-        in_store(machine, pre, request, fuel, metered, f)
+        in_store(machine, pre, request, fuel, metered, load, f)
     };
     let called = match machine.clock {
         Clock::Fuel => with_guest_stack(work),
@@ -229,13 +231,14 @@ pub(crate) fn call<T: Send>(
     })
 }
 
-fn in_store<T>(
+fn in_store<G, T>(
     machine: &Machine,
     pre: &InstancePre<Call>,
     request: Request,
     fuel: u64,
     metered: bool,
-    f: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<T>,
+    load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G>,
+    f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T>,
 ) -> Called<T> {
     let failed = |error: HostError| Called {
         result: Err(error.into()),
@@ -280,7 +283,11 @@ fn in_store<T>(
             };
         }
     };
-    match f(&mut store, &instance) {
+    let exports = match load(&mut store, &instance) {
+        Ok(exports) => exports,
+        Err(error) => return failed(HostError(format!("{error:#}"))),
+    };
+    match f(&exports, &mut store) {
         Ok(value) => match store.get_fuel() {
             Ok(left) => Called {
                 result: Ok(value),

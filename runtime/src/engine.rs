@@ -195,11 +195,12 @@ fn config(clock: Clock, calls: u32) -> Config {
     // The stack. Frames of merged functions would be larger than what admission
     // counted, so nothing is inlined.
     config.compiler_inlining(Inlining::No); // default: with GC alone
-    config.max_wasm_stack(match clock {
-        // default: 512 KiB
+    let stack = match clock {
         Clock::Fuel => limits::GUEST_STACK_BYTES,
         Clock::Time => limits::QUERY_STACK_BYTES,
-    });
+    };
+    config.max_wasm_stack(stack); // default: 512 KiB
+    config.async_stack_size(stack); // default: 2 MiB; of no use here, and checked
 
     // The compiler.
     config.strategy(Strategy::Cranelift); // default: the same
@@ -254,7 +255,7 @@ fn config(clock: Clock, calls: u32) -> Config {
 /// What stands above in `config` and can change a result.
 const SEMANTICS: &str = "cranelift nan-canonicalization no-inlining wasmtime=48.0.8";
 /// What decides about points and signatures.
-const CRYPTOGRAPHY: &str = "blst=0.3.16 secp256k1=0.29.1 secp256k1-sys=0.10.1 sha2=0.10.9";
+const CRYPTOGRAPHY: &str = "blst=0.3.17 secp256k1=0.29.1 secp256k1-sys=0.10.1 sha2=0.10.9";
 
 /// A hash of all that can change a metered call's result or price: wasmtime's
 /// version and options, the costs of operators and imports, limits, the contract,

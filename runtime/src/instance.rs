@@ -13,7 +13,7 @@ use wasmtime::Store;
 
 use crate::{
     Answer, Bundle, CallError, Called, Context, Host, InputEffect, OutputEffect, RenderItem,
-    bindings::exports::modmint::module::{client, ecash, server},
+    bindings::exports::modmint::module::{client, ecash, module_info, server},
     call::{Call, LogGate, Request},
     convert::{self, Checked},
     limits,
@@ -70,7 +70,7 @@ impl Instance {
         let text = self.bundle.compiled.pure(
             Phase::Stateless,
             Some(self.context.clone()),
-            |info, store| {
+            |info: &module_info::Guest, store| {
                 let text = info.call_render(store, &item, bytes)?;
                 Ok(text.map_err(convert::refusal).and_then(convert::rendered))
             },
@@ -339,14 +339,6 @@ fn check<'a>(
     check_arguments(parameters, arguments)
 }
 
-fn no_such_half(half: &str) -> CallError {
-    Refusal::new(
-        "no-such-half",
-        format!("this bundle has no {half} for this"),
-    )
-    .into()
-}
-
 impl Instance {
     fn request(&self, host: &Arc<dyn Host>, phase: Phase, time: Duration) -> Request {
         Request {
@@ -365,18 +357,9 @@ impl Instance {
         phase: Phase,
         f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Called<T> {
-        let Some(server) = &self.bundle.compiled.server else {
-            return Called {
-                result: Err(no_such_half("server")),
-                fuel: 0,
-            };
-        };
         let mut request = self.request(host, phase, Duration::MAX);
         request.fuel = Some(limits::MAX_FUEL);
-        let called = self.bundle.compiled.metered(request, |store, instance| {
-            let server = server.load(&mut *store, instance)?;
-            f(&server, store)
-        });
+        let called = self.bundle.compiled.metered(request, f);
         Called {
             result: flat(called.result),
             fuel: called.fuel,
@@ -389,17 +372,15 @@ impl Instance {
         phase: Phase,
         f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Result<T, CallError> {
-        let server = self.bundle.compiled.server.as_ref();
-        let server = server.ok_or_else(|| no_such_half("server"))?;
         let time = match phase {
             Phase::Query => limits::QUERY_TIME,
             _ => limits::CALL_TIME,
         };
-        let request = self.request(host, phase, time);
-        flat(self.bundle.compiled.timed(request, |store, instance| {
-            let server = server.load(&mut *store, instance)?;
-            f(&server, store)
-        }))
+        flat(
+            self.bundle
+                .compiled
+                .timed(self.request(host, phase, time), f),
+        )
     }
 
     fn wallet<T: Send>(
@@ -408,13 +389,8 @@ impl Instance {
         phase: Phase,
         f: impl FnOnce(&client::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Result<T, CallError> {
-        let client = self.bundle.compiled.client.as_ref();
-        let client = client.ok_or_else(|| no_such_half("client"))?;
         let request = self.request(host, phase, limits::CALL_TIME);
-        flat(self.bundle.compiled.timed(request, |store, instance| {
-            let client = client.load(&mut *store, instance)?;
-            f(&client, store)
-        }))
+        flat(self.bundle.compiled.timed(request, f))
     }
 
     fn ecash<T: Send>(
@@ -423,13 +399,8 @@ impl Instance {
         phase: Phase,
         f: impl FnOnce(&ecash::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Result<T, CallError> {
-        let ecash = self.bundle.compiled.ecash.as_ref();
-        let ecash = ecash.ok_or_else(|| no_such_half("ecash"))?;
         let request = self.request(host, phase, limits::CALL_TIME);
-        flat(self.bundle.compiled.timed(request, |store, instance| {
-            let ecash = ecash.load(&mut *store, instance)?;
-            f(&ecash, store)
-        }))
+        flat(self.bundle.compiled.timed(request, f))
     }
 }
 

@@ -1,4 +1,19 @@
 //! Loads a module's bundle and calls it.
+//!
+//! From bytes to results: [`admit`] decides whether a bundle may be run at all;
+//! [`Engines`] compile it; a [`Bundle`] says what it is; an [`Instance`] is a
+//! bundle in a federation, with one method for each export of the contract. Each
+//! call has a fresh store, a phase that says which imports it may use, a price for
+//! everything, and limits that are the same on every guardian. All of that hashes
+//! to [`runtime_hash`].
+//!
+//! What a call reaches beyond itself is a [`Host`]: storage, agreed values,
+//! secrets. The guardian's pipeline, its API and the wallet each bring one. What is
+//! done with a call's writes, refusals and traps is theirs too.
+
+// So that the fixtures, which benchmarks use as well, find it by its name.
+#[cfg(test)]
+extern crate self as modmint_runtime;
 
 mod admit;
 mod bindings;
@@ -14,6 +29,8 @@ mod instance;
 pub mod limits;
 mod module;
 mod prices;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod trap;
 pub mod wallet;

@@ -1,0 +1,7 @@
+//! The runtime on small fixtures.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod admission;
+mod calls;
+mod fixture;
