@@ -96,13 +96,6 @@ impl Live {
             )
         })
     }
-
-    fn serious(&self, pipeline: Vec<String>) -> Vec<String> {
-        let mut problems = pipeline;
-        problems.extend(self.too_few_connected());
-        problems.extend((self.problems)());
-        problems
-    }
 }
 
 #[async_trait]
@@ -137,14 +130,20 @@ impl Backend for Live {
     fn status(&self) -> StatusResponse {
         let mut status = self.pipeline.status();
         status.peers = self.p2p.status();
-        status.problems = self.serious(status.problems);
-        status.problems.extend(self.p2p.problems());
-        status.problems.extend((self.warnings)());
+        // What keeps it from serving comes first. What the pipeline reports (the
+        // chain, a paused module) leaves the rest working.
+        let mut problems = self.unready();
+        problems.append(&mut status.problems);
+        problems.extend(self.p2p.problems());
+        problems.extend((self.warnings)());
+        status.problems = problems;
         status
     }
 
     fn unready(&self) -> Vec<String> {
-        self.serious(self.pipeline.status().problems)
+        let mut problems: Vec<String> = self.too_few_connected().into_iter().collect();
+        problems.extend((self.problems)());
+        problems
     }
 
     fn audit(&self) -> Result<AuditResponse, QueryError> {

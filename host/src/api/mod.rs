@@ -46,8 +46,8 @@ pub struct ApiSetup {
     pub bundle_dir: PathBuf,
     /// Knows which guardians are connected.
     pub p2p: Arc<P2p>,
-    /// Why this guardian cannot serve, beyond what the pipeline and the
-    /// connections tell; it is not ready while there is any.
+    /// Why this guardian cannot serve, beyond what the connections tell; it is not
+    /// ready while there is any.
     pub problems: Problems,
     /// What its operator should know although it serves: bitcoind is away.
     pub warnings: Problems,

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// bitcoind hangs up on connections that are idle for 30 seconds.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Codes of Bitcoin Core's `rpc/protocol.h`.
 pub(super) mod code {
@@ -177,6 +179,7 @@ impl Rpc {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .build()
             .map_err(|e| e.to_string())?;
         Ok(Self {
