@@ -11,22 +11,34 @@
 //!   not matter
 //! - [`module`], `executor`, `host`: calls into modules, one at a time, each one
 //!   write
-//! - `runner`: carries out effects and brings back what came of them
-//! - [`Wallet`], [`Federation`]: the API; [`WalletClient`], [`MintClient`]: typed
-//!   conveniences on top of it
+//! - [`Federation`]: the thread that calls modules, and the tasks that carry out
+//!   what they want
+//! - `join`: from an invite to bundles that can be trusted; [`Wallet`]: all of it
+//! - [`WalletClient`], [`MintClient`]: typed conveniences for the stock modules
 //!
 //! What a module's bytes mean is not known here, nor is anything of consensus
 //! beyond what a wallet can check: hashes, signatures, equal answers.
 
 mod database;
 mod error;
+mod executor;
+mod federation;
 pub mod guardians;
+mod host;
+mod http;
+mod join;
 pub mod module;
 mod operation;
 pub mod seed;
+mod typed;
+mod wallet;
 
 pub use database::{CRASH_VARIABLE, Lock};
 pub use error::WalletError;
+pub use executor::{Allowance, EXPIRY_SECONDS};
+pub use federation::{Federation, GuardianView, ModuleView};
 pub use operation::{
     Fate, OperationId, OperationStatus, OperationView, QuoteFee, SpendQuote, TransactionView,
 };
+pub use typed::{Deposit, MintClient, Sent, WalletClient};
+pub use wallet::Wallet;

@@ -13,6 +13,8 @@ use modmint_runtime::{
 pub trait ClientHalf: Send + Sync + 'static {
     /// The bundle behind it.
     fn bundle(&self) -> BundleHash;
+    /// The bundle's version and its summary, for people.
+    fn about(&self) -> (&str, &str);
     /// What can be asked of it.
     fn actions(&self) -> &[Action];
     /// Whether it holds the wallet's money.
@@ -57,6 +59,11 @@ pub trait ClientHalf: Send + Sync + 'static {
 impl ClientHalf for Instance {
     fn bundle(&self) -> BundleHash {
         Instance::bundle(self).hash()
+    }
+
+    fn about(&self) -> (&str, &str) {
+        let description = Instance::bundle(self).description();
+        (&description.version, &description.summary)
     }
 
     fn actions(&self) -> &[Action] {

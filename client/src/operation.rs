@@ -18,9 +18,7 @@ use crate::WalletError;
 
 /// Names an operation: ten bytes, as text twenty hexadecimal digits. The first
 /// five are the seconds since 1970 at which it began, so ids sort by age.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub struct OperationId(pub [u8; 10]);
 
 impl OperationId {
@@ -186,6 +184,8 @@ pub(crate) struct Operation {
     pub(crate) transactions: Vec<Submission>,
     /// Confirmed and not spent.
     pub(crate) allowance: Amount,
+    /// Taken from the balance without a transaction.
+    pub(crate) taken: Amount,
     pub(crate) progress: Option<Progress>,
     /// Counts the effects begun, so that what comes late from one that was given
     /// up is known from what replaced it.
@@ -355,7 +355,9 @@ const RESTING_SECONDS: u64 = 3600;
 impl Operation {
     /// Whether nothing will happen to it any more.
     pub(crate) fn is_over(&self) -> bool {
-        self.machines.iter().all(|machine| machine.finished.is_some())
+        self.machines
+            .iter()
+            .all(|machine| machine.finished.is_some())
             && self.transactions.iter().all(|tx| tx.fate.is_some())
     }
 
@@ -422,7 +424,10 @@ impl Operation {
                 .transactions
                 .iter()
                 .filter(|tx| !matches!(tx.fate, Some(Fate::Rejected { .. })))
-                .fold(0, |sum: i64, tx| sum.saturating_add(tx.net_msat)),
+                .fold(
+                    i64::try_from(self.taken.msat()).unwrap_or(i64::MAX),
+                    |sum, tx| sum.saturating_add(tx.net_msat),
+                ),
             error,
             question,
             transactions: self

@@ -14,7 +14,7 @@ use std::{
 use bip39::{Language, Mnemonic};
 use hkdf::Hkdf;
 use modmint_core::{FederationId, InstanceId};
-use secp256k1::SecretKey;
+use modmint_crypto::secp;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -122,7 +122,7 @@ impl Seed {
         loop {
             hkdf.expand(&info, &mut secret)
                 .expect("32 bytes are less than HKDF's limit of 255 hashes");
-            if SecretKey::from_slice(&secret).is_ok() {
+            if secp::valid_secret(&secret) {
                 return secret;
             }
             if let Some(counter) = info.last_mut() {
@@ -165,7 +165,9 @@ mod tests {
         let words = format!("{}about", "abandon ".repeat(11));
         let (seed, _) = Seed::import(&directory.path().join("seed"), &words).expect("valid");
         // BIP 39 without a passphrase, as every other wallet derives it.
-        assert!(hex::encode(seed.0.as_ref()).starts_with("5eb00bbddcf069084889a8ab9155568165f5c453"));
+        assert!(
+            hex::encode(seed.0.as_ref()).starts_with("5eb00bbddcf069084889a8ab9155568165f5c453")
+        );
     }
 
     #[test]

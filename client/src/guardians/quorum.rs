@@ -170,10 +170,9 @@ impl Guardians {
                         Ok(status) => break status,
                         // Once more behind a connection that was refused or
                         // broke; for as long as the others let us.
-                        Err(_) => tokio::time::sleep(
-                            guardian.health.pause().max(LEAST_PAUSE),
-                        )
-                        .await,
+                        Err(_) => {
+                            tokio::time::sleep(guardian.health.pause().max(LEAST_PAUSE)).await
+                        }
                     }
                 }
             })
@@ -233,14 +232,16 @@ impl Guardians {
         )))
     }
 
-    /// Asks for outcomes until the agreement asked for is there, and gives each
-    /// delivery to `deliver` until that says no. Never gives up by itself.
+    /// Asks for outcomes until the agreement asked for is there, and gives it to
+    /// `deliver`; with `each`, again for every guardian more. Never gives up by
+    /// itself. Returns what `deliver` said of an agreement, true behind `each`.
     pub async fn outcomes<F>(
         &self,
         instance: InstanceId,
         request: &OutcomeRequest,
         mut deliver: impl FnMut(Vec<PeerOutcomes>) -> F,
-    ) where
+    ) -> bool
+    where
         F: Future<Output = bool>,
     {
         let ask = |guardian: Arc<Guardian>| async move {
@@ -262,7 +263,7 @@ impl Guardians {
                 .collect();
             deliver(outcomes)
         })
-        .await;
+        .await
     }
 
     /// As [`Guardians::outcomes`], for a query; queries that wait are waited for.
@@ -271,7 +272,8 @@ impl Guardians {
         instance: InstanceId,
         request: &Query,
         mut deliver: impl FnMut(Vec<PeerAnswer>) -> F,
-    ) where
+    ) -> bool
+    where
         F: Future<Output = bool>,
     {
         let ask = |guardian: Arc<Guardian>| async move {
@@ -292,7 +294,7 @@ impl Guardians {
                 .collect();
             deliver(answers)
         })
-        .await;
+        .await
     }
 
     /// One guardian, asked until it has something to say.
@@ -328,7 +330,8 @@ impl Guardians {
         agreement: Agreement,
         ask: impl Fn(Arc<Guardian>) -> A,
         mut deliver: impl FnMut(Vec<(PeerId, Result<T, Refusal>)>) -> D,
-    ) where
+    ) -> bool
+    where
         T: Clone + PartialEq,
         A: Future<Output = Result<Option<Result<T, Refusal>>, AskError>>,
         D: Future<Output = bool>,
@@ -360,16 +363,14 @@ impl Guardians {
                     tokio::select! {
                         Some((peer, answer)) = asked.next() => match answer {
                             Ok(answer) => {
-                                deliver(vec![(peer, Ok(answer))]).await;
-                                return;
+                                return deliver(vec![(peer, Ok(answer))]).await;
                             }
                             Err(refusal) => {
                                 // f of them may refuse what the others give.
                                 refusals.push((peer, Err(refusal)));
                                 if refusals.len() >= self.threshold {
                                     refusals.truncate(1);
-                                    deliver(refusals).await;
-                                    return;
+                                    return deliver(refusals).await;
                                 }
                                 // Its sender is held here: this cannot fail.
                                 let _ = wake.send(());
@@ -391,12 +392,12 @@ impl Guardians {
                 let mut answers = BTreeMap::new();
                 while let Some((peer, answer)) = asked.next().await {
                     answers.insert(peer, answer);
-                    if answers.len() >= self.threshold
-                        && !deliver(answers.clone().into_iter().collect()).await
-                    {
-                        return;
+                    if answers.len() >= self.threshold {
+                        // A machine that does not like these may like more.
+                        deliver(answers.clone().into_iter().collect()).await;
                     }
                 }
+                true
             }
             Agreement::Same => {
                 let (tell, mut told) = mpsc::unbounded_channel();
@@ -420,19 +421,16 @@ impl Guardians {
                     let mut newest: BTreeMap<PeerId, Result<T, Refusal>> = BTreeMap::new();
                     while let Some((peer, answer)) = told.recv().await {
                         newest.insert(peer, answer.clone());
-                        let equal = newest
-                            .values()
-                            .filter(|other| same(other, &answer))
-                            .count();
+                        let equal = newest.values().filter(|other| same(other, &answer)).count();
                         if equal >= self.threshold {
-                            deliver(vec![(peer, answer)]).await;
-                            return;
+                            return deliver(vec![(peer, answer)]).await;
                         }
                     }
+                    true
                 };
                 tokio::select! {
-                    () = agreed => {}
-                    _ = futures::future::join_all(asks) => {}
+                    taken = agreed => taken,
+                    _ = futures::future::join_all(asks) => true,
                 }
             }
         }

@@ -18,14 +18,18 @@ use modmint_core::{InstanceId, OutPoint, PeerId, Refusal, TxId, consensus::Trans
 use tokio::sync::{mpsc, watch};
 
 use super::{AskError, Guardian, Guardians, quorum::LONG_POLL};
-use crate::operation::Fate;
+use crate::{host::device_time, operation::Fate};
 
 /// When f more guardians are given an undecided transaction.
 const SECOND_ROUND: Duration = Duration::from_secs(1);
 /// When all are, and again: a guardian that was restarted has forgotten it.
 const LATER_ROUNDS: Duration = Duration::from_secs(5);
-/// Between two looks at one guardian that answered at once.
-const LEAST_PAUSE: Duration = Duration::from_millis(200);
+/// Between two looks at one guardian that answered at once: first, and at most.
+const LEAST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a guardian is asked whether the expiry is past, whatever this
+/// device's clock says.
+const PAST_ROUNDS: Duration = Duration::from_secs(20);
 
 /// What guardians said when they were given a transaction that they did not
 /// take. It is not final: the reason may go away until the transaction expires.
@@ -82,7 +86,7 @@ impl Guardians {
                     if tell.send((guardian.peer, known)).is_err() || is_final {
                         return;
                     }
-                    tokio::time::sleep(LEAST_PAUSE * 5).await;
+                    tokio::time::sleep(LONGEST_PAUSE).await;
                 }
             }
         });
@@ -122,8 +126,7 @@ impl Guardians {
                 Err(AskError::Refused(problem)) => {
                     let refusal = Refusal::new(problem.code, problem.detail);
                     opinions.send_if_modified(|opinions| {
-                        opinions.refusals.insert(guardian.peer, refusal.clone())
-                            != Some(refusal)
+                        opinions.refusals.insert(guardian.peer, refusal.clone()) != Some(refusal)
                     });
                     false
                 }
@@ -162,8 +165,12 @@ impl Guardians {
             let round = all.for_each(|_| std::future::ready(()));
             // Time out or not: it goes on.
             let _ = tokio::time::timeout(LATER_ROUNDS * 2, round).await;
-            tokio::time::sleep(LATER_ROUNDS.saturating_sub(begun.elapsed()).max(LEAST_PAUSE))
-                .await;
+            tokio::time::sleep(
+                LATER_ROUNDS
+                    .saturating_sub(begun.elapsed())
+                    .max(LONGEST_PAUSE),
+            )
+            .await;
         }
     }
 
@@ -223,6 +230,8 @@ async fn look(
     expires: u64,
     first_output: Option<InstanceId>,
 ) -> Known {
+    let mut pause = LEAST_PAUSE;
+    let mut next_past = Instant::now() + PAST_ROUNDS;
     loop {
         let begun = Instant::now();
         if let Ok(response) = guardian.transaction(txid, LONG_POLL).await
@@ -231,12 +240,18 @@ async fn look(
         {
             return Known::Decided(response.status, response.message);
         }
-        if let Some(known) = past(guardian, txid, expires, first_output).await {
-            return known;
+        // This device's clock is a hint and no more: whether the transaction is
+        // past its expiry the guardian says.
+        if device_time() >= expires || Instant::now() >= next_past {
+            if let Some(known) = past(guardian, txid, expires, first_output).await {
+                return known;
+            }
+            next_past = Instant::now() + PAST_ROUNDS;
         }
-        let pause = guardian.health.pause().max(LEAST_PAUSE);
-        if begun.elapsed() < LONG_POLL {
-            tokio::time::sleep(pause).await;
+        // A guardian that waits as asked is asked again at once.
+        if begun.elapsed() < LONG_POLL / 2 {
+            tokio::time::sleep(guardian.health.pause().max(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -1,0 +1,323 @@
+//! What is printed: for people, or as JSON.
+
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Write as _},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use modmint_client::{
+    Federation, GuardianView, ModuleView, OperationStatus, OperationView, SpendQuote, WalletError,
+    guardians::FederationView,
+};
+use modmint_core::Amount;
+use serde_json::{Value, json};
+
+use crate::{Manner, exit::Exit};
+
+/// Text from the network without what would move the cursor.
+pub fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Standard output and standard error.
+#[derive(Debug)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub const fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub const fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// The result: `document`, or what `people` prints.
+    pub fn print(&self, document: &Value, people: impl FnOnce()) {
+        if self.json {
+            // A reader that has gone away wants nothing more.
+            let _ = writeln!(std::io::stdout(), "{document:#}");
+        } else {
+            people();
+        }
+    }
+
+    /// Something on the way, to standard error.
+    pub fn message(&self, document: &Value, text: &str) {
+        let line = if self.json {
+            document.to_string()
+        } else {
+            clean(text)
+        };
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    pub fn error(&self, code: &str, message: &str) {
+        if self.json {
+            let document = json!({ "error": { "code": code, "message": message } });
+            let _ = writeln!(std::io::stdout(), "{document:#}");
+        } else {
+            let _ = writeln!(std::io::stderr(), "{} ({})", clean(message), clean(code));
+        }
+    }
+
+    pub fn wallet_error(&self, error: &WalletError) -> Exit {
+        match error {
+            WalletError::ConfirmationNeeded(quote) => self.confirmation_needed(quote, None),
+            WalletError::Refused(refusal) | WalletError::InsufficientFunds(refusal) => {
+                self.error(&refusal.code, &refusal.message);
+            }
+            error => self.error(error.code(), &error.to_string()),
+        }
+        error.into()
+    }
+
+    /// A spend that nobody has confirmed.
+    pub fn confirmation_needed(&self, quote: &SpendQuote, operation: Option<&OperationView>) {
+        let document = json!({
+            "error": {
+                "code": "confirmation-needed",
+                "message": format!("this takes {}; --yes confirms it", quote.total),
+            },
+            "quote": quote,
+            "operation": operation.map(|view| view.operation),
+        });
+        self.print(&document, || {
+            print!("{}", describe_quote(quote));
+            println!("Nothing was spent: --yes confirms it.");
+        });
+    }
+
+    pub fn operations(&self, all: &[OperationView]) {
+        self.print(&json!({ "operations": all }), || {
+            if all.is_empty() {
+                println!("There are no operations.");
+            }
+            for view in all {
+                println!(
+                    "{}  {:<8} {:<18} {}",
+                    view.operation,
+                    status(view),
+                    clean(&format!("{} {}", view.kind, view.action)),
+                    clean(view.message.as_deref().unwrap_or_default())
+                );
+            }
+        });
+    }
+
+    pub fn operation(&self, view: &OperationView) {
+        let document = serde_json::to_value(view).unwrap_or_default();
+        self.print(&document, || print!("{}", describe(view)));
+    }
+}
+
+fn status(view: &OperationView) -> &'static str {
+    match view.status {
+        OperationStatus::Running if view.resting => "resting",
+        OperationStatus::Running => "running",
+        OperationStatus::Asking => "asking",
+        OperationStatus::Stuck => "stuck",
+        OperationStatus::Done => "done",
+        OperationStatus::Failed => "failed",
+    }
+}
+
+pub fn describe_quote(quote: &SpendQuote) -> String {
+    let mut text = format!("{}\n", clean(&quote.summary));
+    for fee in &quote.fees {
+        let _ = writeln!(text, "  {}: {} (included)", clean(&fee.name), fee.amount);
+    }
+    if quote.federation_fee > Amount::ZERO {
+        let _ = writeln!(
+            text,
+            "  federation fee: {} (included)",
+            quote.federation_fee
+        );
+    }
+    let _ = writeln!(text, "  takes from the balance: {}", quote.total);
+    text
+}
+
+fn describe(view: &OperationView) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{} {}: {}",
+        clean(&view.kind),
+        clean(&view.action),
+        status(view)
+    );
+    if let Some(message) = &view.message {
+        let _ = writeln!(text, "{}", clean(message));
+    }
+    if let Some(Value::Object(details)) = &view.details {
+        for (name, value) in details {
+            let value = match value {
+                Value::String(value) => value.clone(),
+                value => value.to_string(),
+            };
+            let _ = writeln!(text, "  {}: {}", clean(name), clean(&value));
+        }
+    }
+    if view.took_msat != 0 {
+        let amount = Amount(view.took_msat.unsigned_abs());
+        let what = if view.took_msat > 0 {
+            "took from the balance"
+        } else {
+            "brought into the balance"
+        };
+        let _ = writeln!(text, "  {what}: {amount}");
+    }
+    if let Some(quote) = &view.question {
+        text.push_str("Waits to be confirmed: ");
+        text.push_str(&describe_quote(quote));
+    }
+    if let Some(error) = &view.error {
+        let _ = writeln!(text, "  {} ({})", clean(&error.message), clean(&error.code));
+    }
+    let _ = writeln!(text, "  operation: {}", view.operation);
+    text
+}
+
+pub fn info(
+    federation: &Federation,
+    balance: Amount,
+    view: &FederationView,
+    unreachable: Option<&WalletError>,
+    guardians: &[GuardianView],
+    modules: &[ModuleView],
+) -> String {
+    let config = federation.config();
+    let mut text = String::new();
+    let _ = writeln!(text, "{} ({})", clean(&config.name), federation.id());
+    let _ = writeln!(
+        text,
+        "  network: {}, block {}",
+        config.network, view.block_height
+    );
+    let _ = writeln!(text, "  balance: {balance}");
+    if let Some(error) = unreachable {
+        let _ = writeln!(text, "  {}", clean(&error.to_string()));
+    }
+    for guardian in guardians {
+        let health = match (&guardian.health.last_error, guardian.health.latency_ms) {
+            (Some(error), _) => clean(error),
+            (None, Some(latency)) => format!("{latency} ms"),
+            (None, None) => "not asked".to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "  guardian {} {} {}: {health}",
+            guardian.peer,
+            clean(&guardian.name),
+            clean(&guardian.api_url)
+        );
+    }
+    for module in modules {
+        let _ = writeln!(
+            text,
+            "  module {}:{} {}: {}",
+            clean(&module.kind),
+            module.instance,
+            clean(&module.version),
+            clean(&module.summary)
+        );
+        for action in &module.actions {
+            let _ = writeln!(
+                text,
+                "    {} {}: {}",
+                clean(&module.kind),
+                clean(&action.name),
+                clean(&action.summary)
+            );
+        }
+    }
+    let _ = writeln!(text, "  invite: {}", federation.invite());
+    text
+}
+
+/// Shows how an operation goes on.
+pub struct Report<'a> {
+    pub output: &'a Output,
+    spinner: ProgressBar,
+    shown: Option<Value>,
+    /// Somebody can be asked.
+    pub interactive: bool,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(output: &'a Output, _manner: &Manner) -> Self {
+        let terminal = std::io::stderr().is_terminal() && std::io::stdin().is_terminal();
+        let target = if output.is_json() {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let spinner = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            spinner.set_style(style);
+        }
+        Self {
+            output,
+            spinner,
+            shown: None,
+            interactive: terminal && !output.is_json(),
+        }
+    }
+
+    /// Says what is new.
+    pub fn progress(&mut self, view: &OperationView) {
+        let line = json!({
+            "operation": view.operation,
+            "status": view.status,
+            "stage": view.stage,
+            "message": view.message,
+            "details": view.details,
+            "error": view.error,
+        });
+        if self.shown.as_ref() == Some(&line) || view.stage.is_none() && view.error.is_none() {
+            return;
+        }
+        let message = view.message.as_deref().unwrap_or_default();
+        if self.output.is_json() {
+            self.output.message(&line, message);
+        } else if view.status == OperationStatus::Running {
+            self.spinner.enable_steady_tick(Duration::from_millis(120));
+            let text = clean(message);
+            if self.shown.as_ref().map(|shown| &shown["message"]) != Some(&line["message"]) {
+                self.spinner.println(&text);
+            }
+            self.spinner
+                .set_message(clean(view.stage.as_deref().unwrap_or_default()));
+        }
+        self.shown = Some(line);
+    }
+
+    /// Asks whether a quote is confirmed.
+    pub fn ask(&self, quote: &SpendQuote) -> bool {
+        self.spinner.suspend(|| {
+            let mut err = std::io::stderr();
+            let _ = write!(err, "{}Go on? [y/N] ", describe_quote(quote));
+            let _ = err.flush();
+            let mut answer = String::new();
+            std::io::stdin().read_line(&mut answer).is_ok()
+                && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+        })
+    }
+
+    pub fn end(&self) {
+        self.spinner.finish_and_clear();
+    }
+}

@@ -1,0 +1,933 @@
+//! One federation in a wallet: the executor on its thread, the world around it.
+//!
+//! Calls into modules are jobs of one thread, so they come one at a time. What
+//! machines wait for are tasks: each carries one effect out, or brings one
+//! transaction to its fate, and hands what came of it to the executor. Tasks are
+//! begun and ended by the executor's writes alone, in their order, so that what
+//! is on disk is always what is being carried out.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Weak, mpsc},
+    time::{Duration, Instant},
+};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use modmint_core::{
+    Amount, Argument, FederationId, InstanceId, Refusal,
+    config::{FederationConfig, Network},
+    tagged_hash,
+};
+use modmint_runtime::{
+    Action, Audience, Context, Engines, Instance,
+    wallet::{Agreement, EffectResult, Want},
+};
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Allowance, OperationId, OperationView, WalletError,
+    database::{Batch, Database},
+    executor::{Delivered, Executor, Loader, decode, not_found, view_key},
+    guardians::{FederationView, Guardians, HealthView, Opinions},
+    host::device_time,
+    http, join,
+    operation::{Fate, Operation, Submission, Wait},
+    seed::Seed,
+};
+
+/// How old what guardians have told may be when an operation begins…
+const FRESH_FOR_START: Duration = Duration::from_secs(10);
+/// …and when it goes on.
+const FRESH_FOR_STEP: Duration = Duration::from_secs(60);
+/// Pauses between tries of what failed for a cause of this machine's: first, and
+/// at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A federation as it lies in the database.
+#[derive(Clone, Debug, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Record {
+    /// The founding config's canonical bytes.
+    pub(crate) config: Vec<u8>,
+    pub(crate) invite: String,
+    pub(crate) ecash: Option<InstanceId>,
+    pub(crate) joined: u64,
+    /// Whether the modules' background actions have begun.
+    pub(crate) background: bool,
+}
+
+pub(crate) fn record_key(id: &FederationId) -> Vec<u8> {
+    [b"f", &id.0[..]].concat()
+}
+
+/// A module, for people and for the CLI's help.
+#[derive(Clone, Debug)]
+pub struct ModuleView {
+    /// Its number.
+    pub instance: InstanceId,
+    /// Its kind.
+    pub kind: String,
+    /// The bundle's version.
+    pub version: String,
+    /// One sentence.
+    pub summary: String,
+    /// What a person can ask of it.
+    pub actions: Vec<Action>,
+}
+
+/// A guardian, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct GuardianView {
+    /// Its index.
+    pub peer: u16,
+    /// Its name.
+    pub name: String,
+    /// Where its API is.
+    pub api_url: String,
+    /// How it has been doing since this wallet was opened.
+    #[serde(flatten)]
+    pub health: HealthView,
+}
+
+type Job = Box<dyn FnOnce(&mut Executor) + Send>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Task {
+    Effect {
+        operation: OperationId,
+        machine: usize,
+        generation: u64,
+    },
+    Transaction {
+        operation: OperationId,
+        number: usize,
+    },
+}
+
+impl Task {
+    const fn operation(&self) -> OperationId {
+        match self {
+            Self::Effect { operation, .. } | Self::Transaction { operation, .. } => *operation,
+        }
+    }
+}
+
+struct Inner {
+    id: FederationId,
+    config: Arc<FederationConfig>,
+    record: Mutex<Record>,
+    directory: PathBuf,
+    database: Arc<Database>,
+    guardians: Guardians,
+    view: Arc<RwLock<FederationView>>,
+    refreshed: tokio::sync::Mutex<Option<Instant>>,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    tasks: Mutex<HashMap<Task, tokio::task::JoinHandle<()>>>,
+    /// Transactions that guardians refuse to take.
+    opinions: Mutex<HashMap<(OperationId, usize), Refusal>>,
+    changed: watch::Sender<u64>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// A federation that this wallet has joined. Cheap to clone.
+///
+/// Operations that are unfinished go on for as long as the wallet is open.
+#[derive(Clone)]
+pub struct Federation(Arc<Inner>);
+
+impl std::fmt::Debug for Federation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Federation").field(&self.0.id).finish()
+    }
+}
+
+impl Federation {
+    pub(crate) fn open(
+        directory: PathBuf,
+        database: Arc<Database>,
+        engines: Arc<Engines>,
+        seed: Arc<Seed>,
+        id: FederationId,
+        record: Record,
+    ) -> Result<Self, WalletError> {
+        let config = FederationConfig::decode(&record.config, &id)
+            .map_err(|e| WalletError::disk("reading a federation", e))?;
+        let config = Arc::new(config);
+        let guardians = Guardians::new(&config)?;
+        let view: FederationView = database
+            .get(&view_key(&id))?
+            .map(|bytes| decode(&bytes))
+            .transpose()?
+            .unwrap_or_default();
+        let view = Arc::new(RwLock::new(view));
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|e| WalletError::Usage(format!("a wallet is opened inside tokio: {e}")))?;
+        let (changed, _) = watch::channel(0);
+        let inner = Arc::new_cyclic(|weak: &Weak<Inner>| {
+            let loader = loader(&directory, &engines, &config);
+            let written = {
+                let weak = weak.clone();
+                Box::new(move |operation: &Operation| {
+                    if let Some(inner) = weak.upgrade() {
+                        inner.carry_out(operation);
+                    }
+                })
+            };
+            let mut executor = Executor::new(
+                database.clone(),
+                seed,
+                config.clone(),
+                id,
+                record.ecash,
+                record.invite.as_str().into(),
+                view.clone(),
+                loader,
+                written,
+            );
+            let thread = modmint_runtime::spawn_guest_thread("modules", move || {
+                while let Ok(job) = jobs.recv() {
+                    job(&mut executor);
+                }
+            });
+            Inner {
+                id,
+                config,
+                record: Mutex::new(record),
+                directory,
+                database,
+                guardians,
+                view,
+                refreshed: tokio::sync::Mutex::default(),
+                jobs: Mutex::new(thread.as_ref().ok().map(|_| sender)),
+                thread: Mutex::new(thread.ok()),
+                tasks: Mutex::default(),
+                opinions: Mutex::default(),
+                changed,
+                runtime,
+            }
+        });
+        if inner.thread.lock().is_none() {
+            return Err(WalletError::disk(
+                "starting a thread for modules",
+                "none was given",
+            ));
+        }
+        Ok(Self(inner))
+    }
+
+    /// The federation's id.
+    pub fn id(&self) -> FederationId {
+        self.0.id
+    }
+
+    /// The founding config, verified.
+    pub fn config(&self) -> &FederationConfig {
+        &self.0.config
+    }
+
+    /// What others join by.
+    pub fn invite(&self) -> String {
+        self.0.record.lock().invite.clone()
+    }
+
+    /// Whether there is a module that holds the wallet's money.
+    pub fn ecash_instance(&self) -> Option<InstanceId> {
+        self.0.ecash()
+    }
+
+    /// The guardians, to ask them without a module.
+    pub fn guardians(&self) -> &Guardians {
+        &self.0.guardians
+    }
+
+    /// The guardians and how they have been doing.
+    pub fn guardian_views(&self) -> Vec<GuardianView> {
+        self.0
+            .guardians
+            .all()
+            .iter()
+            .zip(&self.0.config.peers)
+            .map(|(guardian, known)| GuardianView {
+                peer: guardian.peer.0,
+                name: known.name.clone(),
+                api_url: known.api_url.clone(),
+                health: guardian.health.view(),
+            })
+            .collect()
+    }
+
+    /// What the federation has agreed on, as far as this wallet was told.
+    pub fn view(&self) -> FederationView {
+        *self.0.view.read()
+    }
+
+    /// Asks the guardians where the federation stands.
+    ///
+    /// # Errors
+    /// [`WalletError::Unreachable`] if fewer than n − f answer.
+    pub async fn refresh(&self) -> Result<FederationView, WalletError> {
+        self.0.fresh(Duration::ZERO).await
+    }
+
+    /// What can be spent now.
+    ///
+    /// # Errors
+    /// The e-cash module or the disk fails.
+    pub async fn balance(&self) -> Result<Amount, WalletError> {
+        self.prepare(self.ecash_instance()).await?;
+        self.0.call(Executor::balance).await?
+    }
+
+    /// The modules and what can be asked of them.
+    ///
+    /// # Errors
+    /// A bundle cannot be had any more.
+    pub async fn modules(&self) -> Result<Vec<ModuleView>, WalletError> {
+        let mut views = Vec::new();
+        for instance in self.0.config.instances.iter().map(|instance| instance.id) {
+            views.push(self.module(instance).await?);
+        }
+        Ok(views)
+    }
+
+    /// One module and what can be asked of it.
+    ///
+    /// # Errors
+    /// There is none of this number, or its bundle cannot be had any more.
+    pub async fn module(&self, instance: InstanceId) -> Result<ModuleView, WalletError> {
+        let config = self.0.config.instance(instance).ok_or_else(|| {
+            WalletError::NotFound(format!("the federation has no module {instance}"))
+        })?;
+        self.prepare(Some(instance)).await?;
+        let kind = config.kind.clone();
+        self.0
+            .call(move |executor| {
+                let module = executor.module(instance)?;
+                let (version, summary) = module.about();
+                Ok(ModuleView {
+                    instance,
+                    kind,
+                    version: version.to_owned(),
+                    summary: summary.to_owned(),
+                    actions: module
+                        .actions()
+                        .iter()
+                        .filter(|action| action.audience == Audience::Person)
+                        .cloned()
+                        .collect(),
+                })
+            })
+            .await?
+    }
+
+    /// The instance that a name stands for: `kind`, if there is one of it, or
+    /// `kind:instance`.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub fn instance(&self, name: &str) -> Result<InstanceId, WalletError> {
+        let (kind, number) = match name.split_once(':') {
+            Some((kind, number)) => (kind, Some(number)),
+            None => (name, None),
+        };
+        let of_kind: Vec<_> = self
+            .0
+            .config
+            .instances
+            .iter()
+            .filter(|instance| instance.kind == kind)
+            .map(|instance| instance.id)
+            .collect();
+        let names = || {
+            let all = &self.0.config.instances;
+            let several = |kind: &str| all.iter().filter(|other| other.kind == kind).count() > 1;
+            let names: Vec<_> = all
+                .iter()
+                .map(|instance| {
+                    if several(&instance.kind) {
+                        format!("{}:{}", instance.kind, instance.id)
+                    } else {
+                        instance.kind.clone()
+                    }
+                })
+                .collect();
+            names.join(", ")
+        };
+        match (number, of_kind.as_slice()) {
+            (None, [only]) => Ok(*only),
+            (None, [_, _, ..]) => Err(WalletError::Usage(format!(
+                "there are several modules of kind {kind}; name one of: {}",
+                names()
+            ))),
+            (Some(number), all) => all
+                .iter()
+                .find(|instance| instance.to_string() == number)
+                .copied()
+                .ok_or_else(|| {
+                    WalletError::NotFound(format!(
+                        "there is no module {name:?}; there are: {}",
+                        names()
+                    ))
+                }),
+            (None, []) => Err(WalletError::NotFound(format!(
+                "there is no module {name:?}; there are: {}",
+                names()
+            ))),
+        }
+    }
+
+    /// Begins an operation.
+    ///
+    /// # Errors
+    /// [`WalletError::ConfirmationNeeded`] with the quote if it takes more from
+    /// the balance than is allowed: nothing has happened then, and it is begun
+    /// again with the allowance. What the module refuses has not happened either.
+    pub async fn start(
+        &self,
+        instance: InstanceId,
+        action: &str,
+        arguments: &[Argument],
+        allowance: Allowance,
+    ) -> Result<OperationView, WalletError> {
+        self.prepare(Some(instance)).await?;
+        self.prepare(self.ecash_instance()).await?;
+        self.0.fresh(FRESH_FOR_START).await?;
+        let (action, arguments) = (action.to_owned(), arguments.to_vec());
+        let operation = self
+            .0
+            .call(move |executor| executor.start(instance, &action, &arguments, allowance, None))
+            .await??;
+        Ok(self.0.show(&operation))
+    }
+
+    /// An operation as it stands.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn operation(&self, id: OperationId) -> Result<OperationView, WalletError> {
+        let found = self
+            .0
+            .call(move |executor| executor.operation(&id))
+            .await??;
+        found
+            .map(|operation| self.0.show(&operation))
+            .ok_or_else(|| not_found(&id))
+    }
+
+    /// The newest operations, those that go on first.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn operations(&self, limit: usize) -> Result<Vec<OperationView>, WalletError> {
+        let found = self
+            .0
+            .call(move |executor| executor.newest(limit))
+            .await??;
+        Ok(found
+            .iter()
+            .map(|operation| self.0.show(operation))
+            .collect())
+    }
+
+    /// Waits until `enough` of an operation has happened. `enough` sees each
+    /// state at least once, the present one first.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn wait(
+        &self,
+        id: OperationId,
+        mut enough: impl FnMut(&OperationView) -> bool,
+    ) -> Result<OperationView, WalletError> {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let view = self.operation(id).await?;
+            if enough(&view) {
+                return Ok(view);
+            }
+            changed.changed().await.map_err(|_| WalletError::Closed)?;
+        }
+    }
+
+    /// Confirms what an operation asks for, if it takes no more than is allowed.
+    ///
+    /// # Errors
+    /// [`WalletError::ConfirmationNeeded`] with the quote of today.
+    pub async fn confirm(
+        &self,
+        id: OperationId,
+        allowance: Allowance,
+    ) -> Result<OperationView, WalletError> {
+        self.0.fresh(FRESH_FOR_START).await?;
+        self.on_operation(id, move |executor| executor.confirm(&id, allowance))
+            .await
+    }
+
+    /// Says no to what an operation asks for.
+    ///
+    /// # Errors
+    /// It asks for nothing.
+    pub async fn decline(&self, id: OperationId) -> Result<OperationView, WalletError> {
+        self.on_operation(id, move |executor| executor.decline(&id))
+            .await
+    }
+
+    /// Asks an operation to stop.
+    ///
+    /// # Errors
+    /// The module refuses, or the operation is over.
+    pub async fn cancel(&self, id: OperationId) -> Result<OperationView, WalletError> {
+        self.0.fresh(FRESH_FOR_START).await?;
+        self.on_operation(id, move |executor| executor.cancel(&id))
+            .await
+    }
+
+    async fn on_operation(
+        &self,
+        id: OperationId,
+        job: impl FnOnce(&mut Executor) -> Result<Operation, WalletError> + Send + 'static,
+    ) -> Result<OperationView, WalletError> {
+        self.prepare_for(id).await?;
+        let operation = self.0.call(job).await??;
+        Ok(self.0.show(&operation))
+    }
+
+    /// All that is unfinished goes on.
+    pub(crate) async fn resume(&self) -> Result<(), WalletError> {
+        let active = self.0.call(|executor| executor.all_active()).await??;
+        for operation in active {
+            let id = operation.id;
+            if let Err(e) = self.prepare_for(id).await {
+                tracing::warn!(operation = %id, "cannot go on now: {e}");
+                continue;
+            }
+            if operation
+                .machines
+                .iter()
+                .any(|machine| machine.stuck.is_some())
+            {
+                self.0.call(move |executor| executor.unstick(&id)).await??;
+            }
+            // As it is on disk now, in the order of the writes.
+            let inner = self.0.clone();
+            self.0
+                .call(move |executor| {
+                    executor
+                        .active(&id)
+                        .map(|operation| operation.iter().for_each(|op| inner.carry_out(op)))
+                })
+                .await??;
+        }
+        Ok(())
+    }
+
+    /// Starts what modules want to have running from the beginning, once.
+    pub(crate) async fn start_background(&self) -> Result<(), WalletError> {
+        if self.0.record.lock().background {
+            return Ok(());
+        }
+        for instance in self.0.config.instances.iter().map(|instance| instance.id) {
+            self.prepare(Some(instance)).await?;
+            let federation = self.0.id;
+            self.0
+                .call(move |executor| {
+                    let module = executor.module(instance)?;
+                    for action in module.actions() {
+                        if action.audience != Audience::Background {
+                            continue;
+                        }
+                        // The same id each time: begun once, crash or not.
+                        let hash = tagged_hash(
+                            "modmint/wallet/background",
+                            &[
+                                &federation.0,
+                                &instance.0.to_be_bytes(),
+                                action.name.as_bytes(),
+                            ],
+                        );
+                        let mut id = OperationId([0; 10]);
+                        id.0.copy_from_slice(&hash[..10]);
+                        if executor.operation(&id)?.is_none() {
+                            executor.start(
+                                instance,
+                                &action.name,
+                                &[],
+                                Allowance::Nothing,
+                                Some(id),
+                            )?;
+                        }
+                    }
+                    Ok::<_, WalletError>(())
+                })
+                .await??;
+        }
+        let mut record = self.0.record.lock().clone();
+        record.background = true;
+        let mut batch = Batch::default();
+        batch.put(
+            record_key(&self.0.id),
+            borsh::to_vec(&record).map_err(|e| WalletError::disk("encoding a federation", e))?,
+        );
+        self.0.database.write(batch)?;
+        *self.0.record.lock() = record;
+        Ok(())
+    }
+
+    /// Has the bundle of an instance on disk before a call loads it.
+    async fn prepare(&self, instance: Option<InstanceId>) -> Result<(), WalletError> {
+        self.0.prepare(instance).await
+    }
+
+    async fn prepare_for(&self, id: OperationId) -> Result<(), WalletError> {
+        self.prepare(self.ecash_instance()).await?;
+        if let Some(operation) = self.0.call(move |executor| executor.active(&id)).await?? {
+            for machine in &operation.machines {
+                self.prepare(Some(machine.instance)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything of this federation: no call and no task is left when this
+    /// returns.
+    pub(crate) async fn close(&self) {
+        self.0.jobs.lock().take();
+        let tasks: Vec<_> = self.0.tasks.lock().drain().map(|(_, task)| task).collect();
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // An error is what was asked for.
+            let _ = task.await;
+        }
+        let thread = self.0.thread.lock().take();
+        if let Some(thread) = thread {
+            // A thread that panicked has said so.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+fn loader(
+    directory: &std::path::Path,
+    engines: &Arc<Engines>,
+    config: &Arc<FederationConfig>,
+) -> Loader {
+    let (directory, engines, config) = (directory.to_owned(), engines.clone(), config.clone());
+    Box::new(move |id| {
+        let instance = config
+            .instance(id)
+            .ok_or_else(|| WalletError::NotFound(format!("the federation has no module {id}")))?;
+        let bytes = join::cached_bundle(&directory, &instance.bundle).ok_or_else(|| {
+            WalletError::Untrusted(format!(
+                "the bundle of module {} is not on disk",
+                instance.kind
+            ))
+        })?;
+        let bundle = join::load(&engines, instance, &bytes)?;
+        let context = Context::new(&config, id)
+            .ok_or_else(|| WalletError::NotFound(format!("the federation has no module {id}")))?;
+        Ok(Instance::new(bundle, context))
+    })
+}
+
+impl Inner {
+    /// A job for the modules' thread.
+    async fn call<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Executor) -> R + Send + 'static,
+    ) -> Result<R, WalletError> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |executor| {
+            // Nobody may wait any more.
+            let _ = answer.send(job(executor));
+        });
+        match &*self.jobs.lock() {
+            Some(jobs) => jobs.send(job).map_err(|_| WalletError::Closed)?,
+            None => return Err(WalletError::Closed),
+        }
+        answered.await.map_err(|_| WalletError::Closed)
+    }
+
+    fn ecash(&self) -> Option<InstanceId> {
+        self.record.lock().ecash
+    }
+
+    async fn prepare(&self, instance: Option<InstanceId>) -> Result<(), WalletError> {
+        if let Some(config) = instance.and_then(|instance| self.config.instance(instance)) {
+            join::bundle_on_disk(&self.directory, &self.guardians, &config.bundle).await?;
+        }
+        Ok(())
+    }
+
+    /// What is agreed, not older than `age`.
+    async fn fresh(&self, age: Duration) -> Result<FederationView, WalletError> {
+        let mut refreshed = self.refreshed.lock().await;
+        if refreshed.is_none_or(|time| time.elapsed() > age) {
+            let told = self.guardians.view().await?;
+            self.view.write().advance_to(told);
+            *refreshed = Some(Instant::now());
+        }
+        Ok(*self.view.read())
+    }
+
+    fn show(&self, operation: &Operation) -> OperationView {
+        let opinions = self.opinions.lock();
+        let opinion = operation
+            .transactions
+            .iter()
+            .enumerate()
+            .filter(|(_, transaction)| transaction.fate.is_none())
+            .find_map(|(number, _)| opinions.get(&(operation.id, number)));
+        operation.view(device_time(), opinion)
+    }
+
+    fn tell(&self) {
+        self.changed
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Begins and ends tasks so that they are what `operation`, just written,
+    /// waits for.
+    fn carry_out(self: &Arc<Self>, operation: &Operation) {
+        let mut wanted: BTreeMap<(usize, u64), &Want> = BTreeMap::new();
+        for (machine, state) in operation.machines.iter().enumerate() {
+            for pending in state.effects.iter().filter(|_| state.runs()) {
+                if let Wait::Effect(want) = &pending.wait {
+                    wanted.insert((machine, pending.generation), want);
+                }
+            }
+        }
+        let undecided = |number: &usize| {
+            operation
+                .transactions
+                .get(*number)
+                .is_some_and(|transaction| transaction.fate.is_none())
+        };
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|task, handle| {
+            let keep = task.operation() != operation.id
+                || match task {
+                    Task::Effect {
+                        machine,
+                        generation,
+                        ..
+                    } => wanted.contains_key(&(*machine, *generation)),
+                    Task::Transaction { number, .. } => undecided(number),
+                };
+            if !keep {
+                handle.abort();
+            }
+            keep && !handle.is_finished()
+        });
+        for ((machine, generation), want) in wanted {
+            let task = Task::Effect {
+                operation: operation.id,
+                machine,
+                generation,
+            };
+            let instance = operation.machines[machine].instance;
+            tasks.entry(task).or_insert_with(|| {
+                let (inner, want) = (self.clone(), want.clone());
+                self.runtime
+                    .spawn(inner.effect(operation.id, machine, instance, generation, want))
+            });
+        }
+        for (number, transaction) in operation.transactions.iter().enumerate() {
+            if transaction.fate.is_some() {
+                self.opinions.lock().remove(&(operation.id, number));
+                continue;
+            }
+            let task = Task::Transaction {
+                operation: operation.id,
+                number,
+            };
+            tasks.entry(task).or_insert_with(|| {
+                let (inner, transaction) = (self.clone(), transaction.clone());
+                self.runtime
+                    .spawn(inner.transaction(operation.id, number, transaction))
+            });
+        }
+        drop(tasks);
+        self.tell();
+    }
+
+    /// Carries one effect out until the machine has taken what came of it.
+    async fn effect(
+        self: Arc<Self>,
+        operation: OperationId,
+        machine: usize,
+        instance: InstanceId,
+        generation: u64,
+        want: Want,
+    ) {
+        let mut pause = RETRY.0;
+        loop {
+            let deliver = |outcome: EffectResult, goes_on: bool| {
+                self.deliver(operation, machine, generation, outcome, goes_on)
+            };
+            let taken = match &want {
+                Want::Outcomes(request) => {
+                    let goes_on = request.agreement == Agreement::Each;
+                    self.guardians
+                        .outcomes(instance, request, |outcomes| {
+                            deliver(EffectResult::Outcomes(outcomes), goes_on)
+                        })
+                        .await
+                }
+                Want::Query(request) => {
+                    let goes_on = request.agreement == Agreement::Each;
+                    self.guardians
+                        .query(instance, request, |answers| {
+                            deliver(EffectResult::Answers(answers), goes_on)
+                        })
+                        .await
+                }
+                Want::Http(request) => {
+                    let key = tagged_hash(
+                        "modmint/wallet/idempotency",
+                        &[
+                            &self.id.0,
+                            &operation.0,
+                            &(machine as u64).to_be_bytes(),
+                            &generation.to_be_bytes(),
+                        ],
+                    );
+                    let network: Network = self.config.network;
+                    let outcome = match http::request(request, network, &hex::encode(key)).await {
+                        Ok(response) => EffectResult::Response(response),
+                        Err(refusal) => EffectResult::Failed(refusal),
+                    };
+                    deliver(outcome, false).await
+                }
+                Want::Until(time) => {
+                    loop {
+                        let left = time.saturating_sub(device_time());
+                        if left == 0 {
+                            break;
+                        }
+                        // In pieces: a device that slept has a clock that jumps.
+                        tokio::time::sleep(Duration::from_secs(left.min(30))).await;
+                    }
+                    deliver(EffectResult::TimeReached, false).await
+                }
+                Want::Service(request) => {
+                    let refusal = Refusal::new(
+                        "no-such-service",
+                        format!("this wallet has no service {:?}", request.name),
+                    );
+                    deliver(EffectResult::Failed(refusal), false).await
+                }
+                // A plan waits for its transaction's fate, never as an effect.
+                Want::Submit(_) => return,
+            };
+            if taken {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// Hands an outcome to the machine, until it could be written. False if the
+    /// machine refuses it: then the effect is carried out again.
+    async fn deliver(
+        &self,
+        operation: OperationId,
+        machine: usize,
+        generation: u64,
+        outcome: EffectResult,
+        goes_on: bool,
+    ) -> bool {
+        let mut pause = RETRY.0;
+        loop {
+            let told = outcome.clone();
+            let delivered = async {
+                self.prepare(self.ecash()).await?;
+                self.fresh(FRESH_FOR_STEP).await?;
+                self.call(move |executor| {
+                    executor.deliver(&operation, machine, generation, told, goes_on)
+                })
+                .await?
+            };
+            match delivered.await {
+                Ok(Delivered::Written | Delivered::Stale) => return true,
+                Ok(Delivered::Refused(refusal)) => {
+                    tracing::warn!(%operation, %refusal, "a machine refuses what it is told");
+                    return false;
+                }
+                Err(WalletError::Closed) => return true,
+                Err(e) => tracing::warn!(%operation, "cannot go on now: {e}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// Brings one transaction to its fate.
+    async fn transaction(
+        self: Arc<Self>,
+        operation: OperationId,
+        number: usize,
+        transaction: Submission,
+    ) {
+        let (opinions, mut told) = watch::channel(Opinions::default());
+        let threshold = self.guardians.threshold();
+        // Resolves once a threshold has refused, if nothing of this wallet could
+        // be lost by giving up before the expiry.
+        let given_up = async {
+            loop {
+                let refusal = told.borrow_and_update().refused_by(threshold).cloned();
+                let key = (operation, number);
+                let former = match &refusal {
+                    Some(refusal) => self.opinions.lock().insert(key, refusal.clone()),
+                    None => self.opinions.lock().remove(&key),
+                };
+                if former != refusal {
+                    self.tell();
+                }
+                if let Some(refusal) = refusal.filter(|_| transaction.foreign) {
+                    return Fate::Rejected {
+                        refusal,
+                        input: None,
+                        output: None,
+                    };
+                }
+                if told.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let fate = tokio::select! {
+            fate = self.guardians.submit(
+                transaction.txid,
+                &transaction.bytes,
+                transaction.expires,
+                transaction.first_output,
+                &opinions,
+            ) => fate,
+            fate = given_up => fate,
+        };
+        let mut pause = RETRY.0;
+        loop {
+            let told = fate.clone();
+            let decided = async {
+                self.prepare(self.ecash()).await?;
+                self.fresh(FRESH_FOR_STEP).await?;
+                self.call(move |executor| executor.decided(&operation, number, told))
+                    .await?
+            };
+            match decided.await {
+                Ok(_) | Err(WalletError::Closed) => return,
+                Err(e) => tracing::warn!(%operation, "cannot go on now: {e}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+}

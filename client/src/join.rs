@@ -1,0 +1,237 @@
+//! From an invite to a federation that can be trusted.
+//!
+//! The invite carries the SHA-256 of the founding config, the config the hashes
+//! of the bundles. So whoever serves them can withhold them and no more. Nothing
+//! of a bundle runs before all of it holds.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use modmint_core::{
+    BundleHash, FederationId, InstanceId, PeerId,
+    config::{FederationConfig, InstanceConfig, Invite},
+    rest::FederationResponse,
+    sha256,
+};
+use modmint_crypto::secp;
+use modmint_runtime::{Bundle, Engines, admit};
+
+use crate::{
+    WalletError,
+    guardians::{Guardian, Guardians, http_client},
+};
+
+/// When the next address of an invite is tried as well.
+const STAGGER: Duration = Duration::from_millis(500);
+/// The most addresses of an invite that are tried.
+const MAX_ADDRESSES: usize = 64;
+
+/// A config that is the invite's and that all guardians have signed.
+pub(crate) struct Verified {
+    pub(crate) config: FederationConfig,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Checks what a guardian serves as the config of federation `id`.
+///
+/// # Errors
+/// What does not hold.
+pub(crate) fn verify(
+    id: &FederationId,
+    response: &FederationResponse,
+) -> Result<Verified, WalletError> {
+    let untrusted = |reason: String| WalletError::Untrusted(reason);
+    let bytes = &response.config.0;
+    let config = FederationConfig::decode(bytes, id).map_err(|e| untrusted(e.to_string()))?;
+    if config.peers.is_empty() || u16::try_from(config.peers.len()).is_err() {
+        return Err(untrusted(format!(
+            "the config names {} guardians",
+            config.peers.len()
+        )));
+    }
+    let hash = config.signature_hash();
+    for (peer, known) in config.peer_ids().zip(&config.peers) {
+        let signed = response.signatures.iter().any(|(signer, signature)| {
+            *signer == peer && secp::verify_schnorr(&known.consensus_key.0, &hash, &signature.0)
+        });
+        if !signed {
+            return Err(untrusted(format!(
+                "guardian {peer} ({}) has not signed the config",
+                known.name
+            )));
+        }
+    }
+    for (place, instance) in config.instances.iter().enumerate() {
+        if usize::from(instance.id.0) != place {
+            return Err(untrusted(format!(
+                "module {} stands in place {place} of the config",
+                instance.id
+            )));
+        }
+    }
+    Ok(Verified {
+        config,
+        bytes: bytes.clone(),
+    })
+}
+
+/// The config of the federation that an invite names, from the first of its
+/// guardians that gives one which holds.
+///
+/// # Errors
+/// [`WalletError::Untrusted`] if one served what does not hold and no other did
+/// better, [`WalletError::Unreachable`] if none served anything.
+pub(crate) async fn fetch_config(invite: &Invite) -> Result<Verified, WalletError> {
+    let http = http_client().map_err(|e| WalletError::Unreachable(e.to_string()))?;
+    let mut asks: FuturesUnordered<_> = invite
+        .api_urls
+        .iter()
+        .take(MAX_ADDRESSES)
+        .zip(0u16..)
+        .map(|(url, place)| {
+            let guardian = Guardian::new(PeerId(place), url, http.clone());
+            async move {
+                tokio::time::sleep(STAGGER * u32::from(place)).await;
+                let answer = match guardian {
+                    Some(guardian) => guardian.federation().await.map_err(|e| e.to_string()),
+                    None => Err("neither http nor https".to_owned()),
+                };
+                (url, answer)
+            }
+        })
+        .collect();
+    let mut reasons = Vec::new();
+    let mut lies = false;
+    while let Some((url, answer)) = asks.next().await {
+        match answer.map(|response| verify(&invite.federation, &response)) {
+            Ok(Ok(verified)) => return Ok(verified),
+            Ok(Err(e)) => {
+                lies = true;
+                reasons.push(format!("{url}: {e}"));
+            }
+            Err(e) => reasons.push(format!("{url}: {e}")),
+        }
+    }
+    let reason = format!(
+        "no guardian of the invite serves federation {}: {}",
+        invite.federation,
+        reasons.join("; ")
+    );
+    Err(if lies {
+        WalletError::Untrusted(reason)
+    } else {
+        WalletError::Unreachable(reason)
+    })
+}
+
+fn cache_path(directory: &Path, hash: &BundleHash) -> PathBuf {
+    directory.join("bundles").join(format!("{hash}.wasm"))
+}
+
+/// A bundle that was fetched before; none if there is none, or what is there is
+/// not what it should be.
+pub(crate) fn cached_bundle(directory: &Path, hash: &BundleHash) -> Option<Vec<u8>> {
+    let path = cache_path(directory, hash);
+    let bytes = fs::read(&path).ok()?;
+    if BundleHash(sha256(&bytes)) == *hash {
+        return Some(bytes);
+    }
+    tracing::warn!(
+        "{} is not what its name says and is fetched again",
+        path.display()
+    );
+    // Where it cannot be removed it is refused each time.
+    let _ = fs::remove_file(&path);
+    None
+}
+
+/// Keeps a bundle on disk.
+pub(crate) fn cache_bundle(
+    directory: &Path,
+    hash: &BundleHash,
+    bytes: &[u8],
+) -> Result<(), WalletError> {
+    let path = cache_path(directory, hash);
+    let write = || {
+        fs::create_dir_all(directory.join("bundles"))?;
+        let partial = path.with_extension("partial");
+        let mut file = fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, &path)
+    };
+    write().map_err(|e| WalletError::disk(format!("writing {}", path.display()), e))
+}
+
+/// Has a bundle on disk, fetched from a guardian where it is not, its hash
+/// verified.
+pub(crate) async fn bundle_on_disk(
+    directory: &Path,
+    guardians: &Guardians,
+    hash: &BundleHash,
+) -> Result<(), WalletError> {
+    // Its contents are looked at when it is loaded.
+    if cache_path(directory, hash).exists() {
+        return Ok(());
+    }
+    let bytes = guardians.bundle(hash).await?;
+    cache_bundle(directory, hash, &bytes)
+}
+
+/// Admits and loads the bundle of an instance.
+///
+/// # Errors
+/// [`WalletError::Untrusted`]: it is not what the config says, or not what a
+/// wallet runs.
+pub(crate) fn load(
+    engines: &Arc<Engines>,
+    instance: &InstanceConfig,
+    bytes: &[u8],
+) -> Result<Arc<Bundle>, WalletError> {
+    let untrusted = |reason: String| {
+        WalletError::Untrusted(format!(
+            "module {} ({}): {reason}",
+            instance.kind, instance.id
+        ))
+    };
+    if BundleHash(sha256(bytes)) != instance.bundle {
+        return Err(untrusted(
+            "the bundle is not the one that the config names".into(),
+        ));
+    }
+    admit(bytes).map_err(|e| untrusted(e.to_string()))?;
+    let bundle = Bundle::load(engines, bytes).map_err(|e| untrusted(e.to_string()))?;
+    if bundle.description().kind != instance.kind {
+        return Err(untrusted(format!(
+            "the bundle is of kind {:?}",
+            bundle.description().kind
+        )));
+    }
+    if !bundle.has_client() {
+        return Err(untrusted("the bundle has no half for wallets".into()));
+    }
+    Ok(bundle)
+}
+
+/// The one instance that holds the wallet's money.
+pub(crate) fn ecash_of(
+    bundles: &[(InstanceId, Arc<Bundle>)],
+) -> Result<Option<InstanceId>, WalletError> {
+    let mut found = bundles
+        .iter()
+        .filter(|(_, bundle)| bundle.has_ecash())
+        .map(|(instance, _)| *instance);
+    let first = found.next();
+    if found.next().is_some() {
+        return Err(WalletError::Untrusted(
+            "two modules of the federation would hold the wallet's money; one is expected".into(),
+        ));
+    }
+    Ok(first)
+}

@@ -1,0 +1,277 @@
+//! A wallet: a directory with a seed, and the federations that it has joined.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use futures::{StreamExt, TryStreamExt};
+use modmint_core::{FederationId, config::Invite};
+use modmint_runtime::Engines;
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use crate::{
+    Federation, Lock, WalletError,
+    database::{Batch, Database},
+    executor::decode,
+    federation::{Record, record_key},
+    guardians::Guardians,
+    host::device_time,
+    join::{bundle_on_disk, cached_bundle, ecash_of, fetch_config, load},
+    seed::Seed,
+};
+
+/// How many bundles are fetched at once.
+const FETCHES: usize = 4;
+
+/// See the module. While it is open nobody else can open it, and operations that
+/// are unfinished go on.
+pub struct Wallet {
+    directory: PathBuf,
+    database: Arc<Database>,
+    seed: OnceLock<Arc<Seed>>,
+    engines: OnceLock<Arc<Engines>>,
+    federations: Mutex<BTreeMap<FederationId, Federation>>,
+    /// Two joins of one federation at once would make two of it.
+    joining: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Wallet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wallet")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Wallet {
+    /// Opens the wallet in `directory`, which is made if there is none. Needs no
+    /// network. Must be called inside tokio.
+    ///
+    /// # Errors
+    /// [`WalletError::Held`] if another process has it.
+    pub fn open(directory: &Path) -> Result<Self, WalletError> {
+        let lock = Lock::take(directory)?;
+        let database = Arc::new(Database::open(directory, lock)?);
+        let wallet = Self {
+            directory: directory.to_owned(),
+            database,
+            seed: OnceLock::new(),
+            engines: OnceLock::new(),
+            federations: Mutex::default(),
+            joining: tokio::sync::Mutex::default(),
+        };
+        if let Some(seed) = Seed::load(&wallet.seed_file())? {
+            wallet.seed.get_or_init(|| Arc::new(seed));
+        }
+        for (key, bytes) in wallet.database.list(b"f", false, usize::MAX)? {
+            let id = FederationId::try_from(&key[1..])
+                .map_err(|e| WalletError::disk("reading the wallet's database", e))?;
+            wallet.add(id, decode(&bytes)?)?;
+        }
+        Ok(wallet)
+    }
+
+    fn seed_file(&self) -> PathBuf {
+        self.directory.join("seed")
+    }
+
+    /// Whether the wallet has a seed.
+    pub fn has_seed(&self) -> bool {
+        self.seed.get().is_some()
+    }
+
+    /// Makes the wallet's seed, of `words` if there are any, else of new ones.
+    /// Returns the words, to be shown once.
+    ///
+    /// # Errors
+    /// There is a seed already, or the words are none of BIP 39's.
+    pub fn init(&self, words: Option<&str>) -> Result<Zeroizing<String>, WalletError> {
+        if self.has_seed() {
+            return Err(WalletError::Usage(format!(
+                "the wallet has a seed, in {}; a new one needs another --data-dir",
+                self.seed_file().display()
+            )));
+        }
+        let (seed, words) = match words {
+            Some(words) => Seed::import(&self.seed_file(), words)?,
+            None => Seed::create(&self.seed_file())?,
+        };
+        self.seed.get_or_init(|| Arc::new(seed));
+        Ok(words)
+    }
+
+    fn engines(&self) -> Result<Arc<Engines>, WalletError> {
+        if let Some(engines) = self.engines.get() {
+            return Ok(engines.clone());
+        }
+        let engines = Engines::wallet().map_err(|e| WalletError::Module {
+            kind: "runtime".to_owned(),
+            reason: e.to_string(),
+        })?;
+        Ok(self.engines.get_or_init(|| engines).clone())
+    }
+
+    fn add(&self, id: FederationId, record: Record) -> Result<Federation, WalletError> {
+        let seed = self.seed.get().cloned().ok_or_else(|| {
+            WalletError::disk(
+                "reading the seed",
+                format!(
+                    "{} is missing, and there are federations that need it",
+                    self.seed_file().display()
+                ),
+            )
+        })?;
+        let federation = Federation::open(
+            self.directory.clone(),
+            self.database.clone(),
+            self.engines()?,
+            seed,
+            id,
+            record,
+        )?;
+        self.federations.lock().insert(id, federation.clone());
+        Ok(federation)
+    }
+
+    /// Joins the federation that an invite names: fetches its config and bundles,
+    /// verifies them, and begins what its modules want to have running. Joining
+    /// again changes nothing. The wallet must have a seed.
+    ///
+    /// # Errors
+    /// What cannot be fetched or does not hold; then nothing has changed.
+    pub async fn join(&self, invite: &Invite) -> Result<Federation, WalletError> {
+        let _one = self.joining.lock().await;
+        if !self.has_seed() {
+            return Err(WalletError::Usage(
+                "the wallet has no seed yet; make one first".to_owned(),
+            ));
+        }
+        let joined = self.federations.lock().get(&invite.federation).cloned();
+        let federation = match joined {
+            Some(federation) => federation,
+            None => {
+                let record = self.fetch(invite).await?;
+                let bytes = borsh::to_vec(&record)
+                    .map_err(|e| WalletError::disk("encoding a federation", e))?;
+                let mut batch = Batch::default();
+                batch.put(record_key(&invite.federation), bytes);
+                self.database.write(batch)?;
+                self.add(invite.federation, record)?
+            }
+        };
+        federation.start_background().await?;
+        Ok(federation)
+    }
+
+    /// Fetches and verifies all of a federation.
+    async fn fetch(&self, invite: &Invite) -> Result<Record, WalletError> {
+        let verified = fetch_config(invite).await?;
+        let guardians = Guardians::new(&verified.config)?;
+        let engines = self.engines()?;
+        futures::stream::iter(&verified.config.instances)
+            .map(|instance| bundle_on_disk(&self.directory, &guardians, &instance.bundle))
+            .buffer_unordered(FETCHES)
+            .try_collect::<()>()
+            .await?;
+        let (directory, config) = (self.directory.clone(), verified.config);
+        // Compiling takes its time.
+        let ecash = tokio::task::spawn_blocking(move || {
+            let bundles = config
+                .instances
+                .iter()
+                .map(|instance| {
+                    let bytes = cached_bundle(&directory, &instance.bundle).ok_or_else(|| {
+                        WalletError::disk(
+                            "reading a bundle",
+                            format!("{} is gone", instance.bundle),
+                        )
+                    })?;
+                    Ok((instance.id, load(&engines, instance, &bytes)?))
+                })
+                .collect::<Result<Vec<_>, WalletError>>()?;
+            ecash_of(&bundles)
+        })
+        .await
+        .map_err(|_| WalletError::Closed)??;
+        Ok(Record {
+            config: verified.bytes,
+            invite: invite.to_string(),
+            ecash,
+            joined: device_time(),
+            background: false,
+        })
+    }
+
+    /// Lets everything that is unfinished go on. Failures of single operations
+    /// are logged; they are tried again when the wallet is opened next.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn resume(&self) -> Result<(), WalletError> {
+        for federation in self.federations() {
+            if let Err(e) = federation.start_background().await {
+                tracing::warn!(federation = %federation.id(), "cannot begin: {e}");
+            }
+            federation.resume().await?;
+        }
+        Ok(())
+    }
+
+    /// All federations that were joined.
+    pub fn federations(&self) -> Vec<Federation> {
+        self.federations.lock().values().cloned().collect()
+    }
+
+    /// The federation that `name` stands for: its name, or the beginning of its
+    /// id; without one the only one there is.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub fn federation(&self, name: Option<&str>) -> Result<Federation, WalletError> {
+        let all = self.federations();
+        let list = |all: &[Federation]| {
+            all.iter()
+                .map(|federation| {
+                    let id = federation.id().to_string();
+                    format!("{} ({})", federation.config().name, &id[..8])
+                })
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let matches: Vec<_> = all
+            .iter()
+            .filter(|federation| {
+                name.is_none_or(|name| {
+                    federation.config().name == name
+                        || (!name.is_empty() && federation.id().to_string().starts_with(name))
+                })
+            })
+            .cloned()
+            .collect();
+        match (matches.as_slice(), name) {
+            ([only], _) => Ok(only.clone()),
+            ([], None) => Err(WalletError::NotFound(
+                "this wallet has joined no federation; join one by its invite".to_owned(),
+            )),
+            ([], Some(name)) => Err(WalletError::NotFound(format!(
+                "there is no federation {name:?}; joined are: {}",
+                list(&all)
+            ))),
+            (several, _) => Err(WalletError::Usage(format!(
+                "there are several federations; name one with --federation: {}",
+                list(several)
+            ))),
+        }
+    }
+
+    /// Closes the wallet: nothing goes on, and the directory is free when this
+    /// returns, if no handle to a [`Federation`] is kept.
+    pub async fn close(self) {
+        for federation in self.federations() {
+            federation.close().await;
+        }
+    }
+}
