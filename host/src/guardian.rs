@@ -5,6 +5,7 @@
 //! consensus) beside the peer-to-peer network and the chain's monitor.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use modmint_core::{
     sha256,
 };
 use modmint_runtime::{Bundle, Context, Engines, Instance, Setup};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
@@ -174,7 +176,7 @@ pub fn store_plan(
         );
         write_atomically(&data_dir.bundle(&hash), bytes)?;
     }
-    load_plan(data_dir, plan)?;
+    load_plan(&Bundles::new()?, data_dir, plan)?;
     write_atomically(
         &data_dir.plan(),
         serde_json::to_string_pretty(plan)?.as_bytes(),
@@ -214,12 +216,15 @@ fn check_plan(plan: &FoundingPlan) -> anyhow::Result<()> {
 }
 
 /// The plan's bundles, and what their `configure` makes of the plan's arguments.
-fn load_plan(data_dir: &DataDir, plan: &FoundingPlan) -> anyhow::Result<Vec<(InstanceId, Setup)>> {
-    let engines = Engines::new()?;
+fn load_plan(
+    bundles: &Bundles,
+    data_dir: &DataDir,
+    plan: &FoundingPlan,
+) -> anyhow::Result<Vec<(InstanceId, Setup)>> {
     let mut ecash = 0;
     let mut setups = Vec::new();
     for (id, module) in (0..).map(InstanceId).zip(&plan.modules) {
-        let bundle = load_bundle(&engines, data_dir, &module.bundle)?;
+        let bundle = bundles.load(data_dir, &module.bundle)?;
         ensure!(
             bundle.description().kind == module.kind,
             "the plan calls instance {id} {:?}, its bundle is of kind {:?}",
@@ -247,21 +252,56 @@ fn load_plan(data_dir: &DataDir, plan: &FoundingPlan) -> anyhow::Result<Vec<(Ins
     Ok(setups)
 }
 
-fn load_bundle(
-    engines: &Arc<Engines>,
-    data_dir: &DataDir,
-    hash: &BundleHash,
-) -> anyhow::Result<Arc<Bundle>> {
-    let path = data_dir.bundle(hash);
-    let bytes = fs::read(&path).with_context(|| {
-        format!("the bundle {hash} is not here; give it to `modmintd found --bundle`")
-    })?;
-    ensure!(
-        sha256(&bytes) == hash.0,
-        "{} does not hash to its name: it is damaged or has been changed",
-        path.display()
-    );
-    Bundle::load(engines, &bytes).with_context(|| format!("the bundle {hash} is refused"))
+/// The bundles in a guardian's folder, each compiled once.
+struct Bundles {
+    engines: Arc<Engines>,
+    loaded: Mutex<BTreeMap<BundleHash, Arc<Bundle>>>,
+}
+
+impl Bundles {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            engines: Engines::new()?,
+            loaded: Mutex::default(),
+        })
+    }
+
+    fn load(&self, data_dir: &DataDir, hash: &BundleHash) -> anyhow::Result<Arc<Bundle>> {
+        let mut loaded = self.loaded.lock();
+        if let Some(bundle) = loaded.get(hash) {
+            return Ok(Arc::clone(bundle));
+        }
+        let path = data_dir.bundle(hash);
+        let bytes = fs::read(&path).with_context(|| {
+            format!("the bundle {hash} is not here; give it to `modmintd found --bundle`")
+        })?;
+        ensure!(
+            sha256(&bytes) == hash.0,
+            "{} does not hash to its name: it is damaged or has been changed",
+            path.display()
+        );
+        let bundle = Bundle::load(&self.engines, &bytes)
+            .with_context(|| format!("the bundle {hash} is refused"))?;
+        loaded.insert(*hash, Arc::clone(&bundle));
+        Ok(bundle)
+    }
+
+    fn instances(
+        &self,
+        data_dir: &DataDir,
+        config: &FederationConfig,
+    ) -> anyhow::Result<Vec<Arc<Instance>>> {
+        config
+            .instances
+            .iter()
+            .map(|instance| {
+                let bundle = self.load(data_dir, &instance.bundle)?;
+                let context = Context::new(config, instance.id)
+                    .context("the config's instances are not in the order of their ids")?;
+                Ok(Instance::new(bundle, context))
+            })
+            .collect()
+    }
 }
 
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -308,18 +348,19 @@ pub async fn run(setup: RunSetup) -> anyhow::Result<()> {
         stop.send_replace(true);
     });
     let guardian = setup.data_dir.read_guardian()?;
+    let bundles = Bundles::new()?;
     let secrets = Secrets::load(&setup.data_dir.secrets(), &setup.password)?;
     let (founded, secrets) = match read_founded(&setup.data_dir)? {
         Some(founded) => (founded, secrets),
         None => {
             let mut stopped = stopped.clone();
             tokio::select! {
-                founded = found(&setup, &guardian, secrets) => founded?,
+                founded = found(&setup, &bundles, &guardian, secrets) => founded?,
                 _ = stopped.wait_for(|stop| *stop) => return Ok(()),
             }
         }
     };
-    serve(&setup, &guardian, founded, secrets, stopped).await
+    serve(&setup, &bundles, &guardian, founded, secrets, stopped).await
 }
 
 fn read_founded(data_dir: &DataDir) -> anyhow::Result<Option<Founded>> {
@@ -337,6 +378,7 @@ fn read_founded(data_dir: &DataDir) -> anyhow::Result<Option<Founded>> {
 /// Holds the founding ceremony: session 0, without modules.
 async fn found(
     setup: &RunSetup,
+    bundles: &Bundles,
     guardian: &GuardianFile,
     secrets: Secrets,
 ) -> anyhow::Result<(Founded, Secrets)> {
@@ -355,7 +397,7 @@ async fn found(
         .position(|peer| *peer == guardian.peer)
         .map(|index| PeerId(index as u16))
         .context("the plan does not hold this guardian's set-up code")?;
-    let specs = load_plan(data_dir, &plan)?;
+    let specs = load_plan(bundles, data_dir, &plan)?;
     let tag = plan.id();
     tracing::info!(plan = %tag, %me, "founding");
     let (p2p, receivers) = start_p2p(&secrets.identity, guardian, &plan.peers, me, tag)?;
@@ -438,6 +480,7 @@ fn start_p2p(
 
 async fn serve(
     setup: &RunSetup,
+    bundles: &Bundles,
     guardian: &GuardianFile,
     founded: Founded,
     secrets: Secrets,
@@ -459,7 +502,7 @@ async fn serve(
         chain_start: config.chain_start,
     })
     .await?;
-    let instances = load_instances(data_dir, &config)?;
+    let instances = bundles.instances(data_dir, &config)?;
     let database = Database::open(&data_dir.database(), &config)?;
     let pipeline = Pipeline::open(PipelineSetup {
         database,
@@ -537,23 +580,6 @@ async fn serve(
         let _ = tokio::time::timeout(Duration::from_secs(10), api).await;
     }
     outcome
-}
-
-fn load_instances(
-    data_dir: &DataDir,
-    config: &FederationConfig,
-) -> anyhow::Result<Vec<Arc<Instance>>> {
-    let engines = Engines::new()?;
-    config
-        .instances
-        .iter()
-        .map(|instance| {
-            let bundle = load_bundle(&engines, data_dir, &instance.bundle)?;
-            let context = Context::new(config, instance.id)
-                .context("the config's instances are not in the order of their ids")?;
-            Ok(Instance::new(bundle, context))
-        })
-        .collect()
 }
 
 /// The thread on which epochs are applied. The receiver gets what stopped it, if
