@@ -90,7 +90,7 @@ pub(super) struct NewestResponse {
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) enum AlertMessage {
-    Fork(Alert),
+    Fork(Box<Alert>),
     /// Who sends it, which need not be who signed it.
     Rmc(u64, RmcMessage),
     /// The requester, and the alert's hash.

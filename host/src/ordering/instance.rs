@@ -389,11 +389,7 @@ impl Shared {
             }
         };
         match message {
-            Message::Units(UnitMessage::NewestRequest(_, salt)) => {
-                if self.is_new_start(from, salt) {
-                    self.send_tops(from);
-                }
-            }
+            Message::Units(UnitMessage::NewestRequest(_, salt)) => self.greet_start(from, salt),
             // Without answers AlephBFT never begins to make units.
             Message::Units(UnitMessage::NewestResponse(_)) if self.units.lock().observing => {
                 return None;
@@ -428,16 +424,17 @@ impl Shared {
         }
     }
 
-    /// Whether a request for our newest unit is the first one since the peer
-    /// started; it repeats them with the same salt.
-    fn is_new_start(&self, peer: PeerId, salt: u64) -> bool {
+    /// Sends a peer that starts the newest units. It repeats its requests with the
+    /// same salt, and only the first is such a start.
+    fn greet_start(&self, peer: PeerId, salt: u64) {
         let mut units = self.units.lock();
         let known = units.starts.get(&peer);
         if known.is_some_and(|(known, at)| *known == salt || at.elapsed() < START_INTERVAL) {
-            return false;
+            return;
         }
         units.starts.insert(peer, (salt, Instant::now()));
-        true
+        drop(units);
+        self.send_tops(peer);
     }
 
     fn send_tops(&self, to: PeerId) {

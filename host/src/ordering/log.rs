@@ -49,16 +49,24 @@ pub(super) struct LogId {
 }
 
 impl LogId {
-    fn path(&self) -> PathBuf {
-        self.directory.join(format!("{}.units", self.session))
+    /// Named by session and federation: a data directory may have seen a founding
+    /// that came to nothing.
+    pub fn path(&self) -> PathBuf {
+        self.directory
+            .join(format!("{}{}", self.session, suffix(&self.tag)))
     }
 
-    fn next_path(&self) -> PathBuf {
-        self.directory.join(format!("{}.units.new", self.session))
+    /// The generation that is being written.
+    pub fn next_path(&self) -> PathBuf {
+        self.path().with_extension("new")
     }
 
     fn header(&self) -> [u8; HEADER_BYTES] {
-        header_of(&self.tag, self.session)
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..40].copy_from_slice(&self.tag.0);
+        header[40..].copy_from_slice(&self.session.to_le_bytes());
+        header
     }
 
     fn checksum(&self, length: [u8; 4], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -96,28 +104,18 @@ pub(super) fn sessions(directory: &Path, tag: &FederationId) -> io::Result<Vec<u
     fs::create_dir_all(directory)?;
     let mut sessions = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let session = name.to_str().and_then(|name| name.strip_suffix(".units"));
-        let Some(session) = session.and_then(|session| session.parse::<u64>().ok()) else {
-            continue;
-        };
-        let mut header = [0; HEADER_BYTES];
-        let read = File::open(entry.path())?.read_exact(&mut header);
-        if read.is_ok() && header == header_of(tag, session) {
-            sessions.push(session);
-        }
+        let name = entry?.file_name();
+        let session = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(&suffix(tag)));
+        sessions.extend(session.and_then(|session| session.parse::<u64>().ok()));
     }
     sessions.sort_unstable();
     Ok(sessions)
 }
 
-fn header_of(tag: &FederationId, session: u64) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(&MAGIC);
-    header[8..40].copy_from_slice(&tag.0);
-    header[40..].copy_from_slice(&session.to_le_bytes());
-    header
+fn suffix(tag: &FederationId) -> String {
+    format!("-{}.units", &tag.to_string()[..16])
 }
 
 /// What a log held.

@@ -130,6 +130,16 @@ impl Federation {
         self.disk.path().join(me.to_string())
     }
 
+    fn log(&self, me: usize, session: u64) -> PathBuf {
+        let log = LogId {
+            directory: self.units(me),
+            tag: self.tag(),
+            session,
+            me: PeerId(me as u16),
+        };
+        log.path()
+    }
+
     fn p2p_setup(&self, me: usize) -> P2pSetup {
         P2pSetup {
             me: PeerId(me as u16),
@@ -497,9 +507,9 @@ fn sessions_follow_each_other_without_a_pause_and_a_slow_guardian_comes_after() 
     }
     assert_healthy(&all);
     wait_for("the first session's log to be deleted", || {
-        !federation.units(0).join("1.units").exists()
+        !federation.log(0, 1).exists()
     });
-    assert!(federation.units(0).join("2.units").exists());
+    assert!(federation.log(0, 2).exists());
 }
 
 #[test]
@@ -737,7 +747,7 @@ fn alert(keychain: &SessionKeychain, proof: (Unit, Unit), legit_units: Vec<Unit>
     };
     let signed = alert.encode();
     alert.signature = keychain.sign(&Blake3::hash(&signed[..signed.len() - 64]));
-    Message::Alert(AlertMessage::Fork(alert))
+    Message::Alert(AlertMessage::Fork(Box::new(alert)))
 }
 
 fn filter() -> Filter {
@@ -1089,7 +1099,7 @@ mod unit_log {
         let (_, _, mut writer) = open(directory.path());
         let saved = save(&mut writer, &federation, 3).await;
         drop(writer);
-        let path = directory.path().join("1.units");
+        let path = id(directory.path()).path();
         let whole = fs::read(&path).unwrap();
         let (units, own_top, _) = open(directory.path());
         assert_eq!((units, own_top), (saved.clone(), Some(2)));
@@ -1111,7 +1121,7 @@ mod unit_log {
         let (_, _, mut writer) = open(directory.path());
         let saved = save(&mut writer, &federation, 2).await;
         drop(writer);
-        let path = directory.path().join("1.units");
+        let path = id(directory.path()).path();
         let mut bytes = fs::read(&path).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -1129,41 +1139,44 @@ mod unit_log {
         let (_, _, mut writer) = open(directory.path());
         save(&mut writer, &federation, 2).await;
         drop(writer);
-        let path = directory.path().join("1.units");
+        let path = id(directory.path()).path();
         let old = fs::read(&path).unwrap();
         let (_, _, mut writer) = open(directory.path());
         save(&mut writer, &federation, 2).await;
         assert_eq!(fs::read(&path).unwrap(), old);
-        assert!(directory.path().join("1.units.new").exists());
+        assert!(id(directory.path()).next_path().exists());
         let more = unit(&federation.keychain(2, 1), 2, None, 3).encode();
         writer.write_all(&more).await.unwrap();
         writer.flush().await.unwrap();
-        assert!(!directory.path().join("1.units.new").exists());
+        assert!(!id(directory.path()).next_path().exists());
         assert!(fs::read(&path).unwrap().len() > old.len());
     }
 
-    #[test]
-    fn a_log_of_another_federation_is_not_taken_for_ours() {
+    #[tokio::test]
+    async fn logs_of_two_federations_lie_side_by_side_and_are_not_confused() {
+        let federation = Federation::new(SessionLimits::default());
         let directory = TempDir::new().unwrap();
-        let (_, _, writer) = {
-            let runtime = Runtime::new().unwrap();
-            let _entered = runtime.enter();
-            open(directory.path())
-        };
+        let (_, _, mut writer) = open(directory.path());
+        let saved = save(&mut writer, &federation, 2).await;
         drop(writer);
+        let ours = id(directory.path());
         let other = LogId {
             tag: FederationId([8; 32]),
-            ..id(directory.path())
+            ..ours.clone()
         };
-        assert!(log::open(other, |_, _| {}).is_err());
+        let sessions = |tag| log::sessions(directory.path(), tag).unwrap();
+        assert_eq!(sessions(&other.tag), Vec::<u64>::new());
+        let (remembered, _) = log::open(other.clone(), |_, _| {}).unwrap();
+        assert!(remembered.units.is_empty());
         assert_eq!(
-            log::sessions(directory.path(), &FederationId([7; 32])).unwrap(),
-            [1]
+            (sessions(&ours.tag), sessions(&other.tag)),
+            (vec![1], vec![1])
         );
+        assert_eq!(open(directory.path()).0, saved);
+        fs::copy(ours.path(), other.path()).unwrap();
         assert!(
-            log::sessions(directory.path(), &FederationId([8; 32]))
-                .unwrap()
-                .is_empty()
+            log::open(other, |_, _| {}).is_err(),
+            "renaming does not make it another's"
         );
     }
 }
