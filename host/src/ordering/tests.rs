@@ -394,8 +394,8 @@ fn items_of_all_guardians_are_final_in_one_order_and_idleness_costs_nothing() {
 fn a_killed_guardian_takes_up_its_log_and_gets_the_same_epochs_again() {
     let federation = Federation::new(SessionLimits::default());
     let mut guardians = federation.start_all();
-    for me in 0..4 {
-        guardians[me].items.push(format!("before {me}").as_bytes());
+    for (me, guardian) in guardians.iter().enumerate() {
+        guardian.items.push(format!("before {me}").as_bytes());
     }
     for me in 0..4 {
         let all: Vec<&Guardian> = guardians.iter().collect();
