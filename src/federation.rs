@@ -115,9 +115,8 @@ impl Federation {
     /// # Errors
     /// As [`Self::found`].
     pub async fn found_on(bitcoind: Bitcoind, folder: &Path, options: Options) -> Result<Self> {
-        let guardians = (0..options.guardians)
-            .map(|index| Guardian::set_up(folder, index, &options.environment))
-            .collect::<Result<Vec<_>>>()?;
+        let set_up = |index| Guardian::set_up(folder, index, &options.environment);
+        let guardians = try_join_all((0..options.guardians).map(set_up)).await?;
         let modules = options
             .modules
             .iter()
@@ -141,9 +140,8 @@ impl Federation {
         };
         let plan_file = folder.join("plan.json");
         std::fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
-        for guardian in &guardians {
-            guardian.take_plan(&plan_file, &options.modules)?;
-        }
+        let take_plan = |guardian| Guardian::take_plan(guardian, &plan_file, &options.modules);
+        try_join_all(guardians.iter().map(take_plan)).await?;
         let mut federation = Self {
             bitcoind,
             guardians,
@@ -265,7 +263,7 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    fn set_up(folder: &Path, index: u16, environment: &[(String, String)]) -> Result<Self> {
+    async fn set_up(folder: &Path, index: u16, environment: &[(String, String)]) -> Result<Self> {
         let folder = folder.join(format!("guardian-{index}"));
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("password"), PASSWORD)?;
@@ -280,7 +278,7 @@ impl Guardian {
             .args(["--p2p-listen", &p2p, "--p2p-address", &p2p])
             .arg("--password-file")
             .arg(folder.join("password"));
-        let setup_code = output_of("modmintd setup", &command)?;
+        let setup_code = output_of("modmintd setup", &command).await?;
         Ok(Self {
             config: serde_json::from_str(&setup_code)
                 .with_context(|| format!("no setup code: {setup_code}"))?,
@@ -292,7 +290,7 @@ impl Guardian {
         })
     }
 
-    fn take_plan(&self, plan: &Path, modules: &[Module]) -> Result<()> {
+    async fn take_plan(&self, plan: &Path, modules: &[Module]) -> Result<()> {
         let mut command = Command::new(programs::program("modmintd")?);
         command
             .arg("found")
@@ -303,7 +301,7 @@ impl Guardian {
         for module in modules {
             command.arg("--bundle").arg(&module.bundle);
         }
-        output_of("modmintd found", &command).map(|_| ())
+        output_of("modmintd found", &command).await.map(|_| ())
     }
 
     /// Its place in the federation.
@@ -478,9 +476,11 @@ impl Guardian {
 }
 
 /// Runs a program that ends by itself and returns what it printed.
-fn output_of(what: &str, command: &Command) -> Result<String> {
-    let output = tied_to_us(command)
+async fn output_of(what: &str, command: &Command) -> Result<String> {
+    let output = tokio::process::Command::from(tied_to_us(command))
+        .kill_on_drop(true)
         .output()
+        .await
         .with_context(|| format!("{what} cannot be started"))?;
     ensure!(
         output.status.success(),
