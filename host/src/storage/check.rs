@@ -5,7 +5,7 @@ use std::path::Path;
 
 use modmint_core::Hash32;
 
-use super::{Database, StorageError, Table, existing_families, root::RootSums};
+use super::{Database, StorageError, root::RootSums};
 
 /// What a database was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,25 +25,27 @@ impl CheckReport {
     }
 }
 
-/// Recomputes the state root of the database in the folder `path`. The guardian
-/// should not run meanwhile.
+/// Recomputes the state root of the database in the folder `path`. A guardian that
+/// runs on it has it to itself: that is an error.
 ///
 /// # Errors
-/// If there is no database, or the disk fails. Roots that differ are no error but
-/// the report's business.
+/// If there is no database, it is in use, or the disk fails. Roots that differ are
+/// no error but the report's business.
 pub fn check_database(path: &Path) -> Result<CheckReport, StorageError> {
-    let database = Database::open_to_read(path)?;
-    database.check(&existing_families(path)?)
+    Database::open_existing(path)?.check()
 }
 
 impl Database {
-    /// Recomputes the root over the tables of these names.
-    fn check(&self, names: &[String]) -> Result<CheckReport, StorageError> {
+    /// Recomputes the root over all tables. Nothing should be committed meanwhile.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn check(&self) -> Result<CheckReport, StorageError> {
         let snapshot = self.snapshot();
         let empty = RootSums::default();
         let mut update = empty.update();
         let mut keys = Vec::new();
-        for table in names.iter().filter_map(|name| Table::from_name(name)) {
+        for table in self.tables() {
             let mut count = 0;
             for entry in snapshot.all(table)? {
                 let (key, value) = entry?;

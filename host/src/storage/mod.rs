@@ -170,6 +170,7 @@ impl Staged {
 /// the pipeline.
 pub struct Database {
     db: Arc<DB>,
+    tables: Vec<Table>,
     sums: Mutex<RootSums>,
 }
 
@@ -188,25 +189,25 @@ impl Database {
                 names.push(name);
             }
         }
+        Self::open_families(path, names, true).map(Arc::new)
+    }
+
+    /// Opens a database that is there, with all its tables.
+    fn open_existing(path: &Path) -> Result<Self, StorageError> {
+        let names = DB::list_cf(&Options::default(), path)?;
+        Self::open_families(path, names, false)
+    }
+
+    fn open_families(path: &Path, names: Vec<String>, create: bool) -> Result<Self, StorageError> {
         let families = names
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
-        let db = DB::open_cf_descriptors(&database_options(), path, families)?;
-        Self::with(db).map(Arc::new)
+        let db = DB::open_cf_descriptors(&database_options(create), path, families)?;
+        let tables = names.iter().filter_map(|name| Table::from_name(name));
+        Self::with(db, tables.collect())
     }
 
-    /// Opens it to look at, beside a guardian that runs or not.
-    fn open_to_read(path: &Path) -> Result<Self, StorageError> {
-        let names = DB::list_cf(&Options::default(), path)?;
-        Self::with(DB::open_cf_for_read_only(
-            &Options::default(),
-            path,
-            names,
-            false,
-        )?)
-    }
-
-    fn with(db: DB) -> Result<Self, StorageError> {
+    fn with(db: DB, tables: Vec<Table>) -> Result<Self, StorageError> {
         let db = Arc::new(db);
         let mut sums = RootSums::default();
         for bucket in 0..=u8::MAX {
@@ -218,6 +219,7 @@ impl Database {
         }
         Ok(Self {
             db,
+            tables,
             sums: Mutex::new(sums),
         })
     }
@@ -227,6 +229,11 @@ impl Database {
         Snapshot(Arc::new(SnapshotCell::new(self.db.clone(), |db| {
             db.snapshot()
         })))
+    }
+
+    /// All tables of `consensus/*`.
+    fn tables(&self) -> impl Iterator<Item = Table> {
+        self.tables.iter().copied()
     }
 
     /// The root over all of `consensus/*`.
@@ -391,10 +398,10 @@ fn existing_families(path: &Path) -> Result<Vec<String>, StorageError> {
     }
 }
 
-fn database_options() -> Options {
+fn database_options(create: bool) -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
+    options.create_if_missing(create);
+    options.create_missing_column_families(create);
     options.set_max_total_wal_size(MAX_WAL_BYTES);
     options.set_keep_log_file_num(4);
     options

@@ -86,7 +86,7 @@ proptest! {
                 drop(database);
                 database = open(folder.path());
             }
-            let report = check_database(folder.path()).unwrap();
+            let report = database.check().unwrap();
             prop_assert!(report.is_sound(), "{report:?}");
             prop_assert_eq!(report.keys.iter().map(|(_, keys)| *keys as usize).sum::<usize>(), model.len());
         }
@@ -186,6 +186,7 @@ fn what_is_this_guardian_s_own_is_not_in_the_root_and_drift_is_found() {
     let mut local = LocalChanges::default();
     local.put(sum_key(7), vec![1; 2048]);
     database.commit_local(local, Durability::Disk).unwrap();
+    assert!(check_database(folder.path()).is_err(), "it is in use");
     drop(database);
     assert!(!check_database(folder.path()).unwrap().is_sound());
 }
