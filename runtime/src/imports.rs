@@ -160,7 +160,8 @@ impl storage::Host for Call {
         at_most(after_len, limits::MAX_KEY_BYTES)?;
         // No more is looked for than the fuel that is left can pay, and one element
         // or byte over, so that a call which cannot pay ends.
-        let affordable = |each: u64| usize::try_from(self.available() / each + 1).ok();
+        let affordable =
+            |each: u64| usize::try_from((self.available() / each).saturating_add(1)).ok();
         let limit = affordable(price.item)
             .unwrap_or(usize::MAX)
             .min(limit as usize);
