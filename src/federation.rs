@@ -65,7 +65,7 @@ pub struct Options {
     pub session: SessionLimits,
     /// In the order of their instances.
     pub modules: Vec<Module>,
-    /// For every guardian's process.
+    /// For every guardian's processes.
     pub environment: Vec<(String, String)>,
 }
 
@@ -277,7 +277,8 @@ impl Guardian {
             .args(["--api-listen", &api, "--api-url", &format!("http://{api}")])
             .args(["--p2p-listen", &p2p, "--p2p-address", &p2p])
             .arg("--password-file")
-            .arg(folder.join("password"));
+            .arg(folder.join("password"))
+            .envs(environment.iter().cloned());
         let setup_code = output_of("modmintd setup", &command).await?;
         Ok(Self {
             config: serde_json::from_str(&setup_code)
@@ -297,7 +298,8 @@ impl Guardian {
             .arg("--data-dir")
             .arg(self.data_folder())
             .arg("--plan")
-            .arg(plan);
+            .arg(plan)
+            .envs(self.environment.iter().cloned());
         for module in modules {
             command.arg("--bundle").arg(&module.bundle);
         }

@@ -23,15 +23,11 @@ use reqwest::Client;
 const MINT: InstanceId = InstanceId(0);
 const HOSTILE: InstanceId = InstanceId(2);
 
-async fn federation_with_a_hostile_module() -> Fixture {
+async fn federation_with_a_hostile_module(session: SessionLimits) -> Fixture {
     let mut options = Options::standard().expect("scripts/test builds the bundles");
     let hostile = Module::built_in("hostile").expect("scripts/test builds the bundles");
     options.modules.push(hostile);
-    // Sessions end while it goes on: what they check is checked.
-    options.session = SessionLimits {
-        epochs: 400,
-        ..SessionLimits::default()
-    };
+    options.session = session;
     Fixture::found(options).await
 }
 
@@ -51,7 +47,7 @@ fn output(output: &HostileOutput) -> Output {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() {
-    let federation = federation_with_a_hostile_module().await;
+    let federation = federation_with_a_hostile_module(SessionLimits::default()).await;
     let alice = federation.rich_wallet("alice", 100_000).await;
     let bob = federation.wallet("bob").await;
     let secret = [7; 32];
@@ -135,9 +131,15 @@ async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_module_that_claims_riches_it_has_not_is_paused_when_the_session_ends() {
-    let federation = federation_with_a_hostile_module().await;
+async fn a_module_that_claims_debts_it_has_not_is_paused_when_the_session_ends() {
+    let short = SessionLimits {
+        epochs: 20,
+        ..SessionLimits::default()
+    };
+    let federation = federation_with_a_hostile_module(short).await;
     until("the module to be paused by every guardian", || async {
+        // Something to order, so that the session comes to its end.
+        federation.bitcoind.mine(1).await.expect("mined");
         let mut paused = 0;
         for guardian in &federation.guardians {
             let modules = guardian.get::<Vec<ModuleResponse>>("/v1/modules").await;

@@ -23,6 +23,11 @@ fn crashed(outcome: &Outcome) -> bool {
     aborted
 }
 
+/// Where a deposit is to be sent, if this says so.
+fn address_in(operation: &Value) -> Option<String> {
+    operation["details"]["address"].as_str().map(str::to_owned)
+}
+
 /// A wallet that is killed, and what it remembered before.
 struct Victim {
     wallet: Wallet,
@@ -64,6 +69,14 @@ impl Victim {
         new.into_iter().next()
     }
 
+    /// Where a deposit that goes on is to be sent.
+    async fn address_of(&self, operation: &Value) -> String {
+        let command = ["wait", &Self::id(operation)];
+        let mut waiting = self.wallet.begin(&command, &[]).expect("it starts");
+        let address = waiting.progress(address_in).await;
+        address.expect("it goes on to have an address")
+    }
+
     /// Lets everything that goes on come to its end.
     async fn settle(&self) {
         for operation in self.operations().await {
@@ -99,8 +112,7 @@ async fn a_wallet_killed_behind_any_write_of_a_deposit_claims_it_later() {
             .wallet
             .begin(&["wallet", "deposit"], &crash)
             .expect("it starts");
-        let shown = |line: &Value| line["details"]["address"].as_str().map(str::to_owned);
-        let mut address = deposit.progress(shown).await.ok();
+        let mut address = deposit.progress(address_in).await.ok();
         let mut begun = address.is_some();
         if address.is_none() {
             let outcome = deposit.end().await.expect("it ends");
@@ -109,7 +121,7 @@ async fn a_wallet_killed_behind_any_write_of_a_deposit_claims_it_later() {
                 "it ended without an address: {outcome:?}"
             );
             if let Some(operation) = alice.new_operation().await {
-                address = Some(shown(&operation).expect("an address that was kept"));
+                address = Some(alice.address_of(&operation).await);
             }
             begun = address.is_some();
         } else {

@@ -1,13 +1,14 @@
 //! A module that does everything it should not: loops, traps, recurses, takes all
-//! memory, fills the disk, and pays out money that it never got. For tests; no
-//! federation wants it.
+//! memory, fills the disk, pays out money that it never got and claims debts that
+//! nobody has. For tests; no federation wants it.
 
 use std::hint::black_box;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
-    Answer, Arguments, AuditLine, Description, Endpoint, InputEffect, Item, Json, Level, Module,
-    OutPoint, OutputEffect, PeerId, Refusal, Server, Setup, export, log, storage::Cell,
+    Action, Answer, Arguments, AuditLine, Client, Description, Endpoint, Event, InputEffect, Item,
+    Json, Level, Module, OutPoint, OutputEffect, PeerId, Refusal, Server, Setup, Transition,
+    export, log, storage::Cell,
 };
 
 /// What to do wrong.
@@ -198,10 +199,28 @@ impl Server for Hostile {
 
     fn audit() -> Vec<AuditLine> {
         vec![AuditLine {
-            name: "riches that are not there".into(),
-            msat: 1_000_000,
+            name: "debts that nobody has".into(),
+            msat: -1_000_000,
         }]
     }
 }
 
-export!(Hostile: server-half);
+impl Client for Hostile {
+    type State = ();
+
+    fn actions() -> Vec<Action> {
+        Vec::new()
+    }
+
+    fn start(_action: &str, _arguments: Arguments) -> Result<Transition<()>, Refusal> {
+        Misdeed::Trap.commit();
+        Ok(Transition::to(()))
+    }
+
+    fn advance((): (), _event: Event) -> Result<Transition<()>, Refusal> {
+        Misdeed::Trap.commit();
+        Ok(Transition::to(()))
+    }
+}
+
+export!(Hostile: federation-module);
