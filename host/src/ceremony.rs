@@ -1160,6 +1160,18 @@ fn first<T>(places: &mut [Option<T>], at: usize, value: T) -> bool {
     }
 }
 
+/// What a guardian that is done tells the others, from the signatures that its REST
+/// API serves: whoever was interrupted just before the end can end by it. None if a
+/// signature is not 64 bytes long.
+pub fn founded_message(signatures: &[(PeerId, HexBytes)]) -> Option<PeerMessage> {
+    let signatures = signatures
+        .iter()
+        .map(|(_, signature)| signature.0.as_slice().try_into().ok())
+        .collect::<Option<Vec<[u8; 64]>>>()?;
+    let message = borsh::to_vec(&Message::Founded(signatures)).ok()?;
+    Some(PeerMessage::Ceremony(message))
+}
+
 /// Whether these are the signatures of all guardians, in their order, of this
 /// config.
 pub fn signed_by_all(config: &FederationConfig, signatures: &[(PeerId, HexBytes)]) -> bool {

@@ -17,6 +17,8 @@ use anyhow::{Context as _, ensure};
 use modmint_core::{
     BundleHash, FederationId, InstanceId, PeerId,
     config::{FederationConfig, FoundingPlan, HexBytes, PeerConfig},
+    consensus::OrderedUnit,
+    rest::FederationResponse,
     sha256,
 };
 use modmint_runtime::{Bundle, Context, Engines, Instance, Setup};
@@ -32,7 +34,7 @@ use crate::{
     identity::Identity,
     keys::Secrets,
     ordering::{Epoch, Ordering, OrderingSetup},
-    p2p::{P2p, P2pReceivers, P2pSetup},
+    p2p::{P2p, P2pReceivers, P2pSetup, PeerMessage},
     pipeline::{Pipeline, PipelineSetup},
     sessions::{Sessions, SessionsSetup},
     storage::Database,
@@ -419,10 +421,12 @@ async fn found(
         limits: plan.session,
         payloads: payloads.clone(),
         epochs,
+        arrivals: None,
         p2p: Arc::clone(&p2p),
         incoming,
         single: true,
     })?;
+    let (ending, messages) = hear_of_the_end(messages, &plan, me);
     let outcome = ceremony::found(CeremonySetup {
         plan,
         me,
@@ -435,7 +439,9 @@ async fn found(
         payloads,
         ordered,
     })
-    .await?;
+    .await;
+    ending.abort();
+    let outcome = outcome?;
     write_atomically(
         &data_dir.config(),
         &borsh::to_vec(&Founded {
@@ -458,6 +464,61 @@ async fn found(
         },
         outcome.secrets,
     ))
+}
+
+/// Passes the ceremony's messages on, and among them what guardians that are done and
+/// serve already have to say by REST: they no longer listen to a ceremony.
+fn hear_of_the_end(
+    mut messages: mpsc::Receiver<(PeerId, PeerMessage)>,
+    plan: &FoundingPlan,
+    me: PeerId,
+) -> (
+    tokio::task::JoinHandle<()>,
+    mpsc::Receiver<(PeerId, PeerMessage)>,
+) {
+    let (passed_on, all) = mpsc::channel(64);
+    let urls: Vec<(PeerId, String)> = (0..)
+        .map(PeerId)
+        .zip(&plan.peers)
+        .filter(|(peer, _)| *peer != me)
+        .map(|(peer, config)| (peer, format!("{}/v1/federation", config.api_url)))
+        .collect();
+    let task = tokio::spawn(async move {
+        let http = reqwest::Client::new();
+        let mut ask = tokio::time::interval(Duration::from_secs(5));
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let heard = tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => vec![message],
+                    None => return,
+                },
+                _ = ask.tick() => ask_for_signatures(&http, &urls).await,
+            };
+            for message in heard {
+                if passed_on.send(message).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    (task, all)
+}
+
+async fn ask_for_signatures(
+    http: &reqwest::Client,
+    urls: &[(PeerId, String)],
+) -> Vec<(PeerId, PeerMessage)> {
+    let answers = urls.iter().map(|(peer, url)| async move {
+        let request = http.get(url).timeout(Duration::from_secs(2));
+        let answer: FederationResponse = request.send().await.ok()?.json().await.ok()?;
+        Some((*peer, ceremony::founded_message(&answer.signatures)?))
+    });
+    futures::future::join_all(answers)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn start_p2p(
@@ -525,10 +586,12 @@ async fn serve(
         limits: config.session,
         payloads: pipeline.proposals(),
         epochs: epochs.clone(),
+        arrivals: Some(look_ahead(&pipeline)?),
         p2p: Arc::clone(&p2p),
         incoming: receivers.ordering,
         single: false,
     })?;
+    retire_signed(&pipeline, &ordering);
     let sessions = Sessions::new(SessionsSetup {
         me,
         config: Arc::clone(&config),
@@ -580,6 +643,31 @@ async fn serve(
         let _ = tokio::time::timeout(Duration::from_secs(10), api).await;
     }
     outcome
+}
+
+/// The thread that looks at units as they arrive.
+fn look_ahead(pipeline: &Arc<Pipeline>) -> anyhow::Result<mpsc::Sender<OrderedUnit>> {
+    let (arrivals, mut arrived) = mpsc::channel::<OrderedUnit>(256);
+    let pipeline = Arc::clone(pipeline);
+    std::thread::Builder::new()
+        .name("look-ahead".into())
+        .spawn(move || {
+            while let Some(unit) = arrived.blocking_recv() {
+                pipeline.arrived(unit.creator, &unit.payload);
+            }
+        })?;
+    Ok(arrivals)
+}
+
+/// Sessions that ended before the last stop run again, to answer peers; those whose
+/// headers are signed need not.
+fn retire_signed(pipeline: &Pipeline, ordering: &Ordering) {
+    let (current, _) = pipeline.position();
+    for session in current.saturating_sub(4)..current {
+        if pipeline.signed_header(session).is_some() {
+            ordering.retire(session);
+        }
+    }
 }
 
 /// The thread on which epochs are applied. The receiver gets what stopped it, if

@@ -14,7 +14,12 @@ use aleph_bft::{
 };
 use async_trait::async_trait;
 use futures::{FutureExt, channel::oneshot, io::Cursor};
-use modmint_core::{PeerId, config::SessionLimits, consensus, max_faulty};
+use modmint_core::{
+    PeerId,
+    config::SessionLimits,
+    consensus::{self, OrderedUnit},
+    max_faulty,
+};
 use parity_scale_codec::{DecodeAll, Encode};
 use parking_lot::Mutex;
 use tokio::{
@@ -416,9 +421,19 @@ impl Shared {
             let message = Unit::message_bytes(bytes);
             units.tops.insert(creator, (round, message));
         }
-        if unit.payload.is_some() {
+        if let Some(payload) = &unit.payload {
             units.undecided.insert(unit.coord);
             drop(units);
+            if creator != self.me()
+                && let Some(arrivals) = &self.context.arrivals
+                && let Ok(creator) = u16::try_from(creator)
+            {
+                // Whoever has no room for it finds it out when the unit is final.
+                let _ = arrivals.try_send(OrderedUnit {
+                    creator: PeerId(creator),
+                    payload: payload.0.to_vec(),
+                });
+            }
             self.context.work.notify_one();
             self.context.bell.notify_waiters();
         }

@@ -88,6 +88,9 @@ pub struct OrderingSetup {
     /// Where epochs go, in order, those of `first_session` from 0 again after
     /// each start. No units are made while this is full: 64 is a good capacity.
     pub epochs: mpsc::Sender<Epoch>,
+    /// Where others' units go as they arrive, before they are final, for whoever can
+    /// do some of their work ahead. What does not fit is left out.
+    pub arrivals: Option<mpsc::Sender<OrderedUnit>>,
     /// To the other guardians.
     pub p2p: Arc<P2p>,
     /// From the other guardians: `P2pReceivers::ordering`.
@@ -137,6 +140,7 @@ struct Context {
     directory: PathBuf,
     limits: SessionLimits,
     payloads: Arc<dyn PayloadSource>,
+    arrivals: Option<mpsc::Sender<OrderedUnit>>,
     p2p: Arc<P2p>,
     /// Sessions may be ended from a thread that is not tokio's.
     runtime: Handle,
@@ -174,6 +178,7 @@ impl Ordering {
             limits,
             payloads,
             epochs,
+            arrivals,
             p2p,
             incoming,
             single,
@@ -192,6 +197,7 @@ impl Ordering {
             directory,
             limits,
             payloads,
+            arrivals,
             p2p,
             runtime: Handle::current(),
             bell: Notify::new(),

@@ -216,6 +216,7 @@ impl Guardian {
             epochs,
             p2p: p2p.clone(),
             incoming,
+            arrivals: None,
             single: false,
         })
         .unwrap();
