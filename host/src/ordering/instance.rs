@@ -14,12 +14,7 @@ use aleph_bft::{
 };
 use async_trait::async_trait;
 use futures::{FutureExt, channel::oneshot, io::Cursor};
-use modmint_core::{
-    PeerId,
-    config::SessionLimits,
-    consensus::{self, OrderedUnit},
-    max_faulty,
-};
+use modmint_core::{PeerId, config::SessionLimits, consensus, max_faulty};
 use parity_scale_codec::{DecodeAll, Encode};
 use parking_lot::Mutex;
 use tokio::{
@@ -429,7 +424,7 @@ impl Shared {
                 && let Ok(creator) = u16::try_from(creator)
             {
                 // Whoever has no room for it finds it out when the unit is final.
-                let _ = arrivals.try_send(OrderedUnit {
+                let _ = arrivals.try_send(consensus::OrderedUnit {
                     creator: PeerId(creator),
                     payload: payload.0.to_vec(),
                 });

@@ -373,7 +373,8 @@ impl Guardian {
     fn agree_on_block(&self, outputs: Vec<VotedOutput>) {
         let tip = self.get().view().tip;
         let block = block(tip.hash, outputs);
-        let vote = |peer| unit(peer, vec![blocks(tip.height + 1, &[block.clone()])]);
+        let run = blocks(tip.height + 1, &[block]);
+        let vote = |peer| unit(peer, vec![run.clone()]);
         self.epoch_of((0..3).map(vote).collect());
     }
 

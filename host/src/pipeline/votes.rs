@@ -86,7 +86,7 @@ pub(super) fn vote_time(
     peer: PeerId,
     vote: u64,
 ) -> Result<(), StorageError> {
-    if vote % TIME_STEP != 0 {
+    if !vote.is_multiple_of(TIME_STEP) {
         return Ok(());
     }
     state::set_time_vote(state, peer, vote);

@@ -86,6 +86,9 @@ const SUM_PREFIX: &[u8] = b"sum/";
 /// are seldom written would otherwise keep all of them.
 const MAX_WAL_BYTES: u64 = 256 << 20;
 
+/// A key and a value from the disk.
+type Entry = Result<(Box<[u8]>, Box<[u8]>), StorageError>;
+
 /// Keys and values.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -324,42 +327,12 @@ impl Database {
         self.write(batch, durability)
     }
 
-    /// Puts on the disk all that was committed so far.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn sync(&self) -> Result<(), StorageError> {
-        Ok(self.db.flush_wal(true)?)
-    }
-
     /// The value under `key` in `local`.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn local(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
         Ok(self.db.get_cf(family(&self.db, LOCAL)?, key)?)
-    }
-
-    /// From `local`, ascending, keys that begin with `prefix` and are not less
-    /// than `from`.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn scan_local<'a>(
-        &'a self,
-        prefix: &'a [u8],
-        from: &[u8],
-    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StorageError>> + 'a, StorageError>
-    {
-        let mode = IteratorMode::From(from, Direction::Forward);
-        let all = self.db.iterator_cf(family(&self.db, LOCAL)?, mode);
-        Ok(all
-            .map(|entry| entry.map_err(StorageError::from))
-            .take_while(move |entry| {
-                entry
-                    .as_ref()
-                    .map_or(true, |(key, _)| key.starts_with(prefix))
-            }))
     }
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<(), StorageError> {
@@ -434,8 +407,7 @@ impl Snapshot {
         table: Table,
         from: &[u8],
         from_excluded: bool,
-    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StorageError>> + '_, StorageError>
-    {
+    ) -> Result<impl Iterator<Item = Entry> + '_, StorageError> {
         let family = family(self.0.borrow_owner(), &table.to_string())?;
         let mode = IteratorMode::From(from, Direction::Forward);
         let excluded = from_excluded.then(|| from.to_vec());
@@ -451,11 +423,7 @@ impl Snapshot {
     }
 
     /// Every key and value of the table, ascending.
-    fn all(
-        &self,
-        table: Table,
-    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StorageError>> + '_, StorageError>
-    {
+    fn all(&self, table: Table) -> Result<impl Iterator<Item = Entry> + '_, StorageError> {
         self.iterate(table, &[], false)
     }
 }
