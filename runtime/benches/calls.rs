@@ -68,6 +68,8 @@ fn calls(criterion: &mut Criterion) {
     criterion.bench_function("process-input, on a thread made for it", |bencher| {
         bencher.iter(|| instance.process_input(&host, &input).result.unwrap());
     });
+    // Queries only read.
+    let instance = storing(&engines, 0);
     criterion.bench_function("query", |bencher| {
         bencher.iter(|| instance.query(&host, "question", &[]).unwrap());
     });
