@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Seek, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -41,7 +42,11 @@ impl Lock {
     /// # Errors
     /// [`WalletError::Held`], naming the process that has it.
     pub fn take(directory: &Path) -> Result<Self, WalletError> {
-        fs::create_dir_all(directory)
+        // E-cash is money in a file: others have no business here.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
             .map_err(|e| WalletError::disk(format!("making {}", directory.display()), e))?;
         let path = directory.join("lock");
         let disk = |e| WalletError::disk(format!("opening {}", path.display()), e);

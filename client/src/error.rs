@@ -72,8 +72,7 @@ impl WalletError {
             Self::Held { .. } => "wallet-held",
             Self::NotFound(_) => "not-found",
             Self::Usage(_) => "bad-argument",
-            Self::InsufficientFunds(_) => "insufficient-funds",
-            Self::Refused(refusal) => &refusal.code,
+            Self::InsufficientFunds(refusal) | Self::Refused(refusal) => &refusal.code,
             Self::ConfirmationNeeded(_) => "confirmation-needed",
             Self::Unreachable(_) => "federation-unreachable",
             Self::Untrusted(_) => "untrusted",
@@ -100,7 +99,7 @@ impl WalletError {
 
     /// A refusal of an action: not enough money has an error of its own.
     pub(crate) fn refused(refusal: Refusal) -> Self {
-        if is_insufficient(&refusal) {
+        if refusal.code == NOT_ENOUGH_MONEY {
             Self::InsufficientFunds(refusal)
         } else if refusal.code == "bad-argument" {
             Self::Usage(refusal.message)
@@ -110,7 +109,5 @@ impl WalletError {
     }
 }
 
-/// Whether a refusal says that the balance does not suffice.
-pub(crate) fn is_insufficient(refusal: &Refusal) -> bool {
-    refusal.code == "insufficient-funds"
-}
+/// The code by which the e-cash module says that the balance does not suffice.
+pub const NOT_ENOUGH_MONEY: &str = "not-enough-money";

@@ -882,7 +882,8 @@ impl Inner {
         // be lost by giving up before the expiry.
         let given_up = async {
             loop {
-                let refusal = told.borrow_and_update().refused_by(threshold).cloned();
+                let opinion = told.borrow_and_update().refused_by(threshold).cloned();
+                let refusal = opinion.as_ref().map(|opinion| opinion.refusal.clone());
                 let key = (operation, number);
                 let former = match &refusal {
                     Some(refusal) => self.opinions.lock().insert(key, refusal.clone()),
@@ -891,11 +892,11 @@ impl Inner {
                 if former != refusal {
                     self.tell();
                 }
-                if let Some(refusal) = refusal.filter(|_| transaction.foreign) {
+                if let Some(opinion) = opinion.filter(|_| transaction.foreign) {
                     return Fate::Rejected {
-                        refusal,
-                        input: None,
-                        output: None,
+                        refusal: opinion.refusal,
+                        input: opinion.input,
+                        output: opinion.output,
                     };
                 }
                 if told.changed().await.is_err() {

@@ -235,3 +235,105 @@ pub(crate) fn ecash_of(
     }
     Ok(first)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+    use modmint_core::{
+        Hash32, PublicKey,
+        config::{BlockId, HexBytes, Network, PeerConfig, SessionLimits},
+    };
+
+    use super::*;
+
+    fn secret(peer: u16) -> [u8; 32] {
+        [peer as u8 + 1; 32]
+    }
+
+    /// A federation of four and what an honest guardian serves of it.
+    fn served() -> (FederationId, FederationResponse) {
+        let peers = (0..4)
+            .map(|peer| PeerConfig {
+                name: format!("guardian {peer}"),
+                api_url: "http://127.0.0.1:1".into(),
+                p2p_address: String::new(),
+                certificate: vec![],
+                consensus_key: PublicKey(secp::public_key(&secret(peer))),
+            })
+            .collect();
+        let config = FederationConfig {
+            name: "test".into(),
+            network: Network::Regtest,
+            peers,
+            chain_start: BlockId {
+                height: 0,
+                hash: Hash32([0; 32]),
+            },
+            finality_depth: 1,
+            session: SessionLimits::default(),
+            instances: vec![],
+        };
+        let signatures = (0..4)
+            .map(|peer| {
+                let signature = secp::sign_schnorr(&secret(peer), &config.signature_hash());
+                (PeerId(peer), HexBytes(signature.to_vec()))
+            })
+            .collect();
+        let response = FederationResponse {
+            id: config.id(),
+            name: config.name.clone(),
+            network: config.network.to_string(),
+            config: HexBytes(config.encode()),
+            signatures,
+            invite: String::new(),
+            threshold: 3,
+            guardians: vec![],
+        };
+        (config.id(), response)
+    }
+
+    fn error(id: &FederationId, response: &FederationResponse) -> String {
+        match verify(id, response) {
+            Ok(_) => panic!("it was trusted"),
+            Err(e) => {
+                assert_eq!(e.code(), "untrusted");
+                e.to_string()
+            }
+        }
+    }
+
+    #[test]
+    fn a_config_that_all_have_signed_is_trusted() {
+        let (id, response) = served();
+        assert_eq!(verify(&id, &response).unwrap().config.id(), id);
+    }
+
+    #[test]
+    fn another_federations_config_is_not_the_invites() {
+        let (id, mut response) = served();
+        response.config.0[5] ^= 1;
+        assert!(error(&id, &response).contains("the invite names"));
+    }
+
+    #[test]
+    fn every_guardian_must_have_signed_by_its_own_key() {
+        let (id, mut response) = served();
+        let stolen = response.signatures[1].1.clone();
+        response.signatures[2].1 = stolen;
+        assert!(error(&id, &response).contains("guardian 2"));
+        response.signatures.remove(2);
+        assert!(error(&id, &response).contains("guardian 2"));
+    }
+
+    #[test]
+    fn a_bundle_that_was_changed_on_disk_is_thrown_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = b"bundle".to_vec();
+        let hash = BundleHash(sha256(&bytes));
+        cache_bundle(directory.path(), &hash, &bytes).unwrap();
+        assert_eq!(cached_bundle(directory.path(), &hash), Some(bytes));
+        fs::write(cache_path(directory.path(), &hash), b"other").unwrap();
+        assert_eq!(cached_bundle(directory.path(), &hash), None);
+        assert!(!cache_path(directory.path(), &hash).exists());
+    }
+}

@@ -34,7 +34,7 @@ mod typed;
 mod wallet;
 
 pub use database::{CRASH_VARIABLE, Lock};
-pub use error::WalletError;
+pub use error::{NOT_ENOUGH_MONEY, WalletError};
 pub use executor::{Allowance, EXPIRY_SECONDS};
 pub use federation::{Federation, GuardianView, ModuleView};
 pub use operation::{

@@ -133,8 +133,8 @@ pub struct OperationView {
     /// Whether something goes on behind the result: change that is being
     /// fetched, a transaction that is not decided.
     pub settling: bool,
-    /// Whether nothing is left to do before a time to come, an hour or more
-    /// ahead: notes sent, say, that come back when nobody takes them.
+    /// Whether nothing is left to do before a time that is minutes or more ahead:
+    /// notes sent, say, that come back when nobody takes them.
     pub resting: bool,
     /// When it began, seconds since 1970.
     pub created: u64,
@@ -349,8 +349,9 @@ impl Machine {
     }
 }
 
-/// An `until` at least this far ahead is no waiting worth to be waited for.
-const RESTING_SECONDS: u64 = 3600;
+/// An `until` at least this far ahead is nothing that somebody stands and waits
+/// for; one that is nearer is a pause between two tries.
+const RESTING_SECONDS: u64 = 120;
 
 impl Operation {
     /// Whether nothing will happen to it any more.

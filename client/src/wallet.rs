@@ -275,3 +275,42 @@ impl Wallet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wallet_is_held_until_it_is_closed_and_keeps_its_seed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wallet");
+        let wallet = Wallet::open(&path).unwrap();
+        assert!(!wallet.has_seed());
+        wallet.init(None).unwrap();
+        assert_eq!(wallet.init(None).unwrap_err().code(), "bad-argument");
+        assert_eq!(Wallet::open(&path).unwrap_err().code(), "wallet-held");
+        wallet.close().await;
+        let again = Wallet::open(&path).unwrap();
+        assert!(again.has_seed());
+        assert_eq!(again.federation(None).unwrap_err().code(), "not-found");
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_by_an_invite_whose_guardians_are_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let wallet = Wallet::open(directory.path()).unwrap();
+        let invite = Invite {
+            federation: FederationId([1; 32]),
+            api_urls: vec!["http://127.0.0.1:1".into(), "ftp://nowhere".into()],
+        };
+        assert_eq!(
+            wallet.join(&invite).await.unwrap_err().code(),
+            "bad-argument"
+        );
+        wallet.init(None).unwrap();
+        let error = wallet.join(&invite).await.unwrap_err();
+        assert_eq!(error.code(), "federation-unreachable");
+        assert!(wallet.federations().is_empty());
+    }
+}

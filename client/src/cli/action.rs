@@ -316,3 +316,115 @@ fn exit_of(view: &OperationView) -> Exit {
         _ => Exit::Success,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use modmint_core::{Amount, InstanceId};
+    use modmint_runtime::Audience;
+
+    use super::*;
+
+    fn parameter(name: &str, kind: ParameterKind, required: bool) -> Parameter {
+        Parameter {
+            name: name.into(),
+            summary: format!("the {name}"),
+            kind,
+            required,
+        }
+    }
+
+    fn module() -> ModuleView {
+        ModuleView {
+            instance: InstanceId(1),
+            kind: "mint".into(),
+            version: "1.0.0".into(),
+            summary: "e-cash".into(),
+            actions: vec![Action {
+                name: "send".into(),
+                summary: "Send notes".into(),
+                audience: Audience::Person,
+                parameters: vec![
+                    parameter("amount", ParameterKind::Amount, true),
+                    parameter("invite", ParameterKind::Flag, false),
+                    parameter("yes", ParameterKind::Number, false),
+                    parameter(
+                        "speed",
+                        ParameterKind::Choice(vec!["slow".into(), "fast".into()]),
+                        false,
+                    ),
+                    parameter("words", ParameterKind::Texts, false),
+                ],
+            }],
+        }
+    }
+
+    fn parse(words: &[&str]) -> Result<(Vec<Argument>, Manner), String> {
+        let module = module();
+        let matches = command_of("mint", &module)
+            .try_get_matches_from(words)
+            .map_err(|e| e.to_string())?;
+        let (_, matches) = matches.subcommand().ok_or("no action")?;
+        let arguments =
+            arguments(&module.actions[0].parameters, matches).map_err(|e| e.to_string())?;
+        Ok((arguments, merged(Manner::default(), matches)))
+    }
+
+    #[test]
+    fn arguments_are_typed_as_the_module_declares_them() {
+        let words = [
+            "mint", "send", "1000sat", "--invite", "--speed", "fast", "--yes",
+        ];
+        let (arguments, manner) = parse(&words).expect("valid");
+        let value = |name: &str| {
+            let found = arguments.iter().find(|argument| argument.name == name);
+            found.map(|argument| argument.value.clone())
+        };
+        assert_eq!(value("amount"), Some(Value::Amount(Amount(1_000_000))));
+        assert_eq!(value("invite"), Some(Value::Flag(true)));
+        assert_eq!(value("speed"), Some(Value::Text("fast".into())));
+        assert_eq!(value("words"), None);
+        assert_eq!(value("yes"), None, "our own option is not the module's");
+        assert!(manner.yes && !manner.json);
+        let words = [
+            "mint",
+            "send",
+            "1sat",
+            "--module-yes",
+            "3",
+            "--words",
+            "a",
+            "b",
+        ];
+        let (arguments, manner) = parse(&words).expect("valid");
+        assert_eq!(arguments[1].value, Value::Number(3));
+        assert_eq!(
+            arguments[2].value,
+            Value::Texts(vec!["a".into(), "b".into()])
+        );
+        assert!(!manner.yes);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_would_be_right() {
+        assert!(
+            parse(&["mint", "send"])
+                .expect_err("no amount")
+                .contains("AMOUNT")
+        );
+        let unit = parse(&["mint", "send", "1000"]).expect_err("no unit");
+        assert!(unit.contains("1000sat"), "{unit}");
+        let choice = parse(&["mint", "send", "1sat", "--speed", "warp"]).expect_err("no choice");
+        assert!(
+            choice.contains("slow") && choice.contains("fast"),
+            "{choice}"
+        );
+        let action = parse(&["mint", "burn"]).expect_err("no such action");
+        assert!(action.contains("burn"), "{action}");
+    }
+
+    #[test]
+    fn our_own_commands_are_consistent() {
+        crate::own_command().debug_assert();
+        command_of("mint", &module()).debug_assert();
+    }
+}

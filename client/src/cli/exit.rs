@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use modmint_client::WalletError;
+use modmint_client::{NOT_ENOUGH_MONEY, WalletError};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Exit {
     /// Of an operation that failed for this reason.
     pub fn of_refusal(code: &str) -> Self {
         match code {
-            "insufficient-funds" => Self::InsufficientFunds,
+            NOT_ENOUGH_MONEY => Self::InsufficientFunds,
             "federation-unreachable" => Self::Unreachable,
             "module-failed" => Self::Error,
             "bad-argument" => Self::Usage,

@@ -116,7 +116,14 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no errors to clap either.
             let usage = error.use_stderr();
-            let _ = error.print();
+            let as_json = std::env::args_os().any(|word| word == "--json");
+            let output = Output::new(as_json || !std::io::stdout().is_terminal());
+            if usage && output.is_json() {
+                output.error("bad-argument", error.to_string().trim());
+            } else {
+                // Where it cannot be printed the exit code remains.
+                let _ = error.print();
+            }
             return if usage { Exit::Usage } else { Exit::Success }.into();
         }
     };
@@ -182,19 +189,31 @@ async fn execute(options: Options, command: Command, output: &Output) -> Result<
     };
     let wallet = Wallet::open(&directory)?;
     let name = options.federation.as_deref();
-    let manner = options.manner;
+    let done = on_wallet(&wallet, name, options.manner, command, output).await;
+    // What counts is on disk: a module that takes its time is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(2), wallet.close()).await;
+    done
+}
+
+async fn on_wallet(
+    wallet: &Wallet,
+    name: Option<&str>,
+    manner: Manner,
+    command: Command,
+    output: &Output,
+) -> Result<Exit, WalletError> {
     match command {
-        Command::Init { words_file } => init(&wallet, words_file, output),
-        Command::Join { invite } => join(&wallet, &invite, output).await,
-        Command::Info => info(&wallet, name, output).await,
+        Command::Init { words_file } => init(wallet, words_file, output),
+        Command::Join { invite } => join(wallet, &invite, output).await,
+        Command::Info => info(wallet, name, output).await,
         Command::Balance => {
             wallet.resume().await?;
-            balance(&wallet, name, output).await
+            balance(wallet, name, output).await
         }
         Command::Operations { limit } => {
             wallet.resume().await?;
             let mut all = Vec::new();
-            for federation in chosen(&wallet, name)? {
+            for federation in chosen(wallet, name)? {
                 all.extend(federation.operations(limit).await?);
             }
             output.operations(&all);
@@ -202,19 +221,19 @@ async fn execute(options: Options, command: Command, output: &Output) -> Result<
         }
         Command::Operation { id } => {
             wallet.resume().await?;
-            let (_, view) = find(&wallet, name, id).await?;
+            let (_, view) = find(wallet, name, id).await?;
             output.operation(&view);
             Ok(Exit::Success)
         }
         Command::Wait { id } => {
             wallet.resume().await?;
-            let (federation, _) = find(&wallet, name, id).await?;
+            let (federation, _) = find(wallet, name, id).await?;
             let report = Report::new(output, &manner);
             action::follow(&federation, id, &manner, report).await
         }
         Command::Cancel { id } => {
             wallet.resume().await?;
-            let (federation, _) = find(&wallet, name, id).await?;
+            let (federation, _) = find(wallet, name, id).await?;
             federation.cancel(id).await?;
             let report = Report::new(output, &manner);
             action::follow(&federation, id, &manner, report).await

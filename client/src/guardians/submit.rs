@@ -31,12 +31,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// device's clock says.
 const PAST_ROUNDS: Duration = Duration::from_secs(20);
 
+/// Why one guardian did not take a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opinion {
+    /// Why.
+    pub refusal: Refusal,
+    /// The transaction's input that is refused, if it is one.
+    pub input: Option<u16>,
+    /// The transaction's output that is refused, if it is one.
+    pub output: Option<u16>,
+}
+
 /// What guardians said when they were given a transaction that they did not
 /// take. It is not final: the reason may go away until the transaction expires.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opinions {
     /// By guardian.
-    pub refusals: BTreeMap<PeerId, Refusal>,
+    pub refusals: BTreeMap<PeerId, Opinion>,
     /// Guardians that took it.
     pub taken: BTreeSet<PeerId>,
 }
@@ -44,16 +55,18 @@ pub struct Opinions {
 impl Opinions {
     /// The refusal, if `threshold` guardians refused and none took it: that of
     /// the code that most of them gave.
-    pub fn refused_by(&self, threshold: usize) -> Option<&Refusal> {
+    pub fn refused_by(&self, threshold: usize) -> Option<&Opinion> {
         if self.refusals.len() < threshold || !self.taken.is_empty() {
             return None;
         }
         let mut codes: BTreeMap<&str, usize> = BTreeMap::new();
-        for refusal in self.refusals.values() {
-            *codes.entry(&refusal.code).or_default() += 1;
+        for opinion in self.refusals.values() {
+            *codes.entry(&opinion.refusal.code).or_default() += 1;
         }
         let (code, _) = codes.into_iter().max_by_key(|(_, count)| *count)?;
-        self.refusals.values().find(|refusal| refusal.code == code)
+        self.refusals
+            .values()
+            .find(|opinion| opinion.refusal.code == code)
     }
 }
 
@@ -124,9 +137,13 @@ impl Guardians {
                     true
                 }
                 Err(AskError::Refused(problem)) => {
-                    let refusal = Refusal::new(problem.code, problem.detail);
+                    let opinion = Opinion {
+                        refusal: Refusal::new(problem.code, problem.detail),
+                        input: problem.input,
+                        output: problem.output,
+                    };
                     opinions.send_if_modified(|opinions| {
-                        opinions.refusals.insert(guardian.peer, refusal.clone()) != Some(refusal)
+                        opinions.refusals.insert(guardian.peer, opinion.clone()) != Some(opinion)
                     });
                     false
                 }

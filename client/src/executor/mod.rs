@@ -29,6 +29,7 @@ use rand::seq::SliceRandom;
 use crate::{
     WalletError,
     database::{Batch, Database, Overlay},
+    error::NOT_ENOUGH_MONEY,
     guardians::FederationView,
     host::{WalletHost, device_time},
     module::ClientHalf,
@@ -318,7 +319,7 @@ impl Executor {
             let takes = before.checked_sub(after).unwrap_or_default();
             if !allowance.covers(takes) {
                 return Err(WalletError::ConfirmationNeeded(Box::new(SpendQuote {
-                    summary: summary_of(&operation, &transition),
+                    summary: format!("{} {action}", operation.kind),
                     total: takes,
                     federation_fee: Amount::ZERO,
                     fees: Vec::new(),
@@ -399,8 +400,6 @@ impl Executor {
                 .checked_add(submission.takes)
                 .unwrap_or(operation.allowance);
         }
-        // The e-cash module first: it has the change, or the notes back, before
-        // the planner asks for more.
         for part in [&submission.completer, &submission.planner] {
             let event = part.event(submission.txid, &fate);
             if let Some(machine) = operation.machines.get_mut(usize::from(part.machine))
@@ -549,13 +548,6 @@ fn nothing_asked(id: &OperationId) -> WalletError {
     ))
 }
 
-fn summary_of(operation: &Operation, transition: &Transition) -> String {
-    transition.progress.as_ref().map_or_else(
-        || format!("{} {}", operation.kind, operation.action),
-        |progress| progress.message.clone(),
-    )
-}
-
 enum Advanced {
     Applied,
     Refused(Refusal),
@@ -614,11 +606,13 @@ impl Step<'_> {
     /// Tells machines what lies in their inboxes until nothing does.
     fn settle(&mut self) -> Result<(), WalletError> {
         for _ in 0..MAX_CALLS {
+            // The youngest first: e-cash that is given back or received is there
+            // before the planner, which is older, asks for more.
             let Some(index) = self
                 .operation
                 .machines
                 .iter()
-                .position(|machine| machine.runs() && !machine.inbox.is_empty())
+                .rposition(|machine| machine.runs() && !machine.inbox.is_empty())
             else {
                 return Ok(());
             };
@@ -1018,7 +1012,7 @@ fn evaluate(
     let uneven = || {
         Refusal::new(
             if completion.inputs.is_empty() && completion.machine.is_empty() {
-                "insufficient-funds"
+                NOT_ENOUGH_MONEY
             } else {
                 "bad-value"
             },
@@ -1083,3 +1077,6 @@ fn spend_quote(quote: &Quote, completed: &Completed) -> SpendQuote {
 fn sign(secret: &[u8; 32], message: [u8; 32]) -> Option<[u8; 64]> {
     secp::valid_secret(secret).then(|| secp::sign_schnorr(secret, &message))
 }
+
+#[cfg(test)]
+mod tests;
