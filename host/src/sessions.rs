@@ -142,6 +142,7 @@ impl Sessions {
         resend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut connections = self.setup.p2p.connections();
         loop {
             tokio::select! {
                 message = incoming.recv() => match message {
@@ -159,6 +160,8 @@ impl Sessions {
                     self.drop_stalled_fetch();
                 }
                 _ = heartbeat.tick() => self.announce(),
+                // Whoever has just come back learns at once how far the others are.
+                Ok(()) = connections.changed() => self.announce(),
             }
         }
     }
