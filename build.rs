@@ -24,7 +24,13 @@ fn build() -> Result<(), Failure> {
     let root = folder("CARGO_MANIFEST_DIR")?;
     let out = folder("OUT_DIR")?;
     let target = target_folder(&out)?;
-    for source in ["build.rs", "Cargo.toml", "Cargo.lock", "modules-wasm", "wit"] {
+    for source in [
+        "build.rs",
+        "Cargo.toml",
+        "Cargo.lock",
+        "modules-wasm",
+        "wit",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
     println!("cargo::rerun-if-env-changed=RUSTUP_TOOLCHAIN");
@@ -77,7 +83,14 @@ fn compile(root: &Path, kinds: &[String], target: &Path) -> Result<PathBuf, Fail
     let mut cargo = Command::new(var("CARGO")?);
     cargo
         .current_dir(root)
-        .args(["build", "--locked", "--profile", "module", "--target", TARGET])
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "module",
+            "--target",
+            TARGET,
+        ])
         .arg("--target-dir")
         .arg(target);
     for kind in kinds {
