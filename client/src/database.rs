@@ -30,6 +30,9 @@ pub const CRASH_VARIABLE: &str = "MODMINT_CRASH_AFTER_WRITE";
 const WALLET: &str = "wallet";
 const MODULES: &str = "modules";
 
+/// A key and its value.
+pub(crate) type Entry = (Vec<u8>, Vec<u8>);
+
 /// Holds the wallet's directory for this process until dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -172,7 +175,7 @@ impl Database {
         prefix: &[u8],
         newest_first: bool,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, WalletError> {
+    ) -> Result<Vec<Entry>, WalletError> {
         let end = after_prefix(prefix);
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(prefix);
@@ -282,7 +285,7 @@ impl Overlay {
         after: Option<&[u8]>,
         limit: usize,
         max_bytes: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, WalletError> {
+    ) -> Result<Vec<Entry>, WalletError> {
         let start = match after {
             Some(after) if after >= prefix => [after, &[0]].concat(),
             _ => prefix.to_vec(),

@@ -148,7 +148,7 @@ impl Federation {
     pub(crate) fn open(
         directory: PathBuf,
         database: Arc<Database>,
-        engines: Arc<Engines>,
+        engines: &Arc<Engines>,
         seed: Arc<Seed>,
         id: FederationId,
         record: Record,
@@ -156,6 +156,20 @@ impl Federation {
         let config = FederationConfig::decode(&record.config, &id)
             .map_err(|e| WalletError::disk("reading a federation", e))?;
         let config = Arc::new(config);
+        let loader = loader(&directory, engines, &config);
+        Self::open_with(directory, database, loader, seed, id, config, record)
+    }
+
+    /// As [`Self::open`], with other modules than those of bundles on disk.
+    fn open_with(
+        directory: PathBuf,
+        database: Arc<Database>,
+        loader: Loader,
+        seed: Arc<Seed>,
+        id: FederationId,
+        config: Arc<FederationConfig>,
+        record: Record,
+    ) -> Result<Self, WalletError> {
         let guardians = Guardians::new(&config)?;
         let view: FederationView = database
             .get(&view_key(&id))?
@@ -168,7 +182,6 @@ impl Federation {
             .map_err(|e| WalletError::Usage(format!("a wallet is opened inside tokio: {e}")))?;
         let (changed, _) = watch::channel(0);
         let inner = Arc::new_cyclic(|weak: &Weak<Inner>| {
-            let loader = loader(&directory, &engines, &config);
             let written = {
                 let weak = weak.clone();
                 Box::new(move |operation: &Operation| {
@@ -930,5 +943,163 @@ impl Inner {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+    use std::path::Path;
+
+    use modmint_core::Value;
+
+    use super::*;
+    use crate::{
+        Lock, OperationStatus,
+        executor::tests::{MINT, SHOP, config, loader},
+        guardians::tests::{ACCEPTED, Set, guardians, honest, silent, soon},
+    };
+
+    /// A wallet of one federation, whose guardians are `set` and whose modules are
+    /// the executor's tests'.
+    fn open(directory: &Path, set: &Set) -> Federation {
+        let mut config = config();
+        config.peers = set.peers.clone();
+        let seed_file = directory.join("seed");
+        if Seed::load(&seed_file).unwrap().is_none() {
+            Seed::create(&seed_file).unwrap();
+        }
+        for instance in &config.instances {
+            join::cache_bundle(directory, &instance.bundle, b"not looked at").unwrap();
+        }
+        let database = Database::open(directory, Lock::take(directory).unwrap()).unwrap();
+        let record = Record {
+            config: config.encode(),
+            invite: "modmint1test".into(),
+            ecash: Some(MINT),
+            joined: 0,
+            background: true,
+        };
+        Federation::open_with(
+            directory.to_owned(),
+            Arc::new(database),
+            loader(2),
+            Arc::new(Seed::load(&seed_file).unwrap().unwrap()),
+            config.id(),
+            Arc::new(config),
+            record,
+        )
+        .unwrap()
+    }
+
+    async fn start(
+        federation: &Federation,
+        instance: InstanceId,
+        action: &str,
+        value: u64,
+    ) -> OperationView {
+        let arguments = [Argument {
+            name: "amount".into(),
+            value: Value::Amount(Amount(value)),
+        }];
+        federation
+            .start(instance, action, &arguments, Allowance::Anything)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_operation_goes_on_where_a_closed_wallet_left_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), silent(), honest(), honest()]).await;
+        let federation = open(directory.path(), &set);
+        start(&federation, MINT, "issue", 1000).await;
+        let paid = start(&federation, SHOP, "ask", 600).await;
+        let id = paid.operation;
+        // The query is answered, the question asked.
+        let asking = federation.wait(id, |view| view.status == OperationStatus::Asking);
+        assert_eq!(
+            soon(asking).await.unwrap().question.unwrap().total,
+            Amount(601)
+        );
+        let confirmed = federation.confirm(id, Allowance::UpTo(Amount(601))).await;
+        let txid = confirmed.unwrap().transactions[0].txid;
+        set.until(|fake| !fake.submitted.is_empty()).await;
+        federation.close().await;
+        drop(federation);
+
+        let federation = open(directory.path(), &set);
+        assert_eq!(federation.balance().await.unwrap(), Amount::ZERO);
+        for fake in &set.fakes {
+            let mut fake = fake.lock();
+            fake.txid = txid;
+            fake.status = ACCEPTED;
+            fake.outcome = Some(vec![1]);
+        }
+        federation.resume().await.unwrap();
+        let done = federation.wait(id, |view| {
+            view.status == OperationStatus::Done && !view.settling
+        });
+        let done = soon(done).await.unwrap();
+        assert_eq!(done.transactions[0].txid, txid, "the same transaction");
+        assert_eq!(done.took_msat, 601);
+        // The change has been fetched.
+        assert_eq!(federation.balance().await.unwrap(), Amount(399));
+        assert!(
+            federation
+                .0
+                .tasks
+                .lock()
+                .values()
+                .all(|task| task.is_finished())
+        );
+        federation.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_guardians_refuse_to_take_is_said_and_is_not_final() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), honest(), honest()]).await;
+        for fake in &set.fakes {
+            fake.lock().refuses = Some("paused");
+        }
+        let federation = open(directory.path(), &set);
+        start(&federation, MINT, "issue", 1000).await;
+        let id = start(&federation, SHOP, "pay", 600).await.operation;
+        let refused = federation.wait(id, |view| view.error.is_some());
+        let refused = soon(refused).await.unwrap();
+        assert_eq!(refused.error.unwrap().code, "paused");
+        assert_eq!(refused.status, OperationStatus::Running);
+        assert_eq!(refused.transactions[0].status, "pending");
+        assert_eq!(federation.balance().await.unwrap(), Amount::ZERO);
+        federation.close().await;
+    }
+
+    #[tokio::test]
+    async fn without_a_threshold_of_guardians_nothing_is_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), None, None]).await;
+        let federation = open(directory.path(), &set);
+        let begun = federation
+            .start(SHOP, "pay", &[], Allowance::Anything)
+            .await;
+        assert_eq!(begun.unwrap_err().code(), "federation-unreachable");
+        assert!(federation.operations(10).await.unwrap().is_empty());
+        federation.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_module_is_named_by_its_kind_or_by_kind_and_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), honest(), honest()]).await;
+        let federation = open(directory.path(), &set);
+        assert_eq!(federation.instance("mint").unwrap(), MINT);
+        assert_eq!(federation.instance("shop:1").unwrap(), SHOP);
+        for (name, code) in [("bank", "not-found"), ("shop:0", "not-found")] {
+            let error = federation.instance(name).unwrap_err();
+            assert_eq!(error.code(), code);
+            assert!(error.to_string().contains("mint, shop"), "{error}");
+        }
+        federation.close().await;
     }
 }

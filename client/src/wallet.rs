@@ -127,7 +127,7 @@ impl Wallet {
         let federation = Federation::open(
             self.directory.clone(),
             self.database.clone(),
-            self.engines()?,
+            &self.engines()?,
             seed,
             id,
             record,

@@ -88,13 +88,13 @@ fn merged(before: Manner, matches: &ArgMatches) -> Manner {
 fn command_of(name: &str, module: &ModuleView) -> Command {
     let command = Command::new(name.to_owned())
         .bin_name(format!("modmint-cli {name}"))
-        .about(module.summary.clone())
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .after_help("All options and exit codes: modmint-cli --help")
         .subcommands(module.actions.iter().map(command_of_action));
-    Manner::augment_args(command)
+    // Behind our own options, whose description would stand in its place.
+    Manner::augment_args(command).about(module.summary.clone())
 }
 
 fn command_of_action(action: &Action) -> Command {

@@ -22,6 +22,9 @@ use crate::{
     output::{Output, Report},
 };
 
+/// How long `info` waits for each guardian.
+const PROBE: Duration = Duration::from_secs(1);
+
 /// A wallet for federated e-cash.
 ///
 /// What a federation's modules offer is `modmint-cli <KIND> <ACTION>`, for example
@@ -393,6 +396,9 @@ async fn info(wallet: &Wallet, name: Option<&str>, output: &Output) -> Result<Ex
     let mut text = String::new();
     for federation in chosen(wallet, name)? {
         let config = federation.config();
+        // All of them, for people who want to know; those that are gone cost a
+        // second.
+        federation.guardians().probe(PROBE).await;
         let told = federation.refresh().await;
         let view = federation.view();
         let modules = federation.modules().await?;

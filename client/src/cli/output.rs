@@ -111,7 +111,7 @@ impl Output {
                     view.operation,
                     status(view),
                     clean(&format!("{} {}", view.kind, view.action)),
-                    clean(view.message.as_deref().unwrap_or_default())
+                    clean(told(view))
                 );
             }
         });
@@ -132,6 +132,12 @@ fn status(view: &OperationView) -> &'static str {
         OperationStatus::Done => "done",
         OperationStatus::Failed => "failed",
     }
+}
+
+/// What there is to say of an operation in one line.
+fn told(view: &OperationView) -> &str {
+    let error = view.error.as_ref().map(|error| error.message.as_str());
+    error.or(view.message.as_deref()).unwrap_or_default()
 }
 
 pub fn describe_quote(quote: &SpendQuote) -> String {

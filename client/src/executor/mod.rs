@@ -1079,4 +1079,4 @@ fn sign(secret: &[u8; 32], message: [u8; 32]) -> Option<[u8; 64]> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

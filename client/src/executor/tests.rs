@@ -21,8 +21,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::database::Lock;
 
-const MINT: InstanceId = InstanceId(0);
-const SHOP: InstanceId = InstanceId(1);
+pub(crate) const MINT: InstanceId = InstanceId(0);
+pub(crate) const SHOP: InstanceId = InstanceId(1);
 const FEE: Amount = Amount(1);
 
 fn action(name: &str, parameters: Vec<Parameter>) -> Action {
@@ -349,7 +349,7 @@ impl ClientHalf for Shop {
     }
 }
 
-fn config() -> FederationConfig {
+pub(crate) fn config() -> FederationConfig {
     let instance = |id: u16, kind: &str| InstanceConfig {
         id: InstanceId(id),
         kind: kind.into(),
@@ -385,16 +385,9 @@ struct Bench {
     shop_bundle: u8,
 }
 
-fn open(path: &Path, seed: &Path, shop_bundle: u8) -> Executor {
-    let database = Database::open(path, Lock::take(path).unwrap()).unwrap();
-    let seed = Seed::load(seed).unwrap().unwrap();
-    let config = config();
-    let id = config.id();
-    let view = FederationView {
-        unix_time: 1_700_000_000,
-        ..FederationView::default()
-    };
-    let loader: Loader = Box::new(move |instance| {
+/// The modules of these tests; the shop's bundle breaks if it is 2.
+pub(crate) fn loader(shop_bundle: u8) -> Loader {
+    Box::new(move |instance| {
         let amount = || vec![amount_parameter()];
         Ok(match instance {
             MINT => Arc::new(Mint {
@@ -407,7 +400,18 @@ fn open(path: &Path, seed: &Path, shop_bundle: u8) -> Executor {
                 bundle: shop_bundle,
             }),
         })
-    });
+    })
+}
+
+fn open(path: &Path, seed: &Path, shop_bundle: u8) -> Executor {
+    let database = Database::open(path, Lock::take(path).unwrap()).unwrap();
+    let seed = Seed::load(seed).unwrap().unwrap();
+    let config = config();
+    let id = config.id();
+    let view = FederationView {
+        unix_time: 1_700_000_000,
+        ..FederationView::default()
+    };
     Executor::new(
         Arc::new(database),
         Arc::new(seed),
@@ -416,7 +420,7 @@ fn open(path: &Path, seed: &Path, shop_bundle: u8) -> Executor {
         Some(MINT),
         "modmint1test".into(),
         Arc::new(RwLock::new(view)),
-        loader,
+        loader(shop_bundle),
         Box::new(|_| {}),
     )
 }

@@ -20,4 +20,4 @@ pub use quorum::{FederationView, Guardians};
 pub use submit::{Opinion, Opinions};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

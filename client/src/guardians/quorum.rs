@@ -194,6 +194,21 @@ impl Guardians {
         Ok(FederationView::of(&answers, self.proof()))
     }
 
+    /// Asks every guardian where it stands, for at most `patience`, so that the
+    /// health of each is known.
+    pub async fn probe(&self, patience: Duration) {
+        let asks = self.all.iter().map(|guardian| async move {
+            match tokio::time::timeout(patience, guardian.status()).await {
+                // Either way it is in the guardian's health.
+                Ok(_) => {}
+                Err(_) => guardian
+                    .health
+                    .failed(&format!("no answer within {} s", patience.as_secs_f32())),
+            }
+        });
+        futures::future::join_all(asks).await;
+    }
+
     fn too_few(&self, answered: usize, begun: Instant) -> WalletError {
         let silent: Vec<String> = self
             .all

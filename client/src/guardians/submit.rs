@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -105,7 +106,7 @@ impl Guardians {
         });
         let looking = async {
             futures::future::join_all(look).await;
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         let judging = async {
             let mut known = BTreeMap::new();
@@ -119,16 +120,16 @@ impl Guardians {
         };
         tokio::select! {
             fate = judging => fate,
-            () = looking => unreachable_pending().await,
-            () = self.give(bytes, opinions) => unreachable_pending().await,
+            never = looking => match never {},
+            never = self.give(bytes, opinions) => match never {},
         }
     }
 
     /// Gives the transaction to guardians, for ever.
-    async fn give(&self, bytes: &[u8], opinions: &watch::Sender<Opinions>) {
+    async fn give(&self, bytes: &[u8], opinions: &watch::Sender<Opinions>) -> Infallible {
         let mut order = self.by_health().into_iter();
         let give = |guardian: Arc<Guardian>| async move {
-            let took = match guardian.submit(bytes).await {
+            match guardian.submit(bytes).await {
                 Ok(_) => {
                     opinions.send_modify(|opinions| {
                         opinions.refusals.remove(&guardian.peer);
@@ -148,8 +149,7 @@ impl Guardians {
                     false
                 }
                 Err(_) => false,
-            };
-            took
+            }
         };
         // To one, and while nobody has it to the next; a second later to f more.
         for (more, pause) in [(1, SECOND_ROUND), (self.proof() - 1, LATER_ROUNDS)] {
@@ -233,11 +233,6 @@ impl Guardians {
             output: None,
         })
     }
-}
-
-/// The other branches of a select that has only one end.
-async fn unreachable_pending<T>() -> T {
-    std::future::pending().await
 }
 
 /// One guardian, asked until it knows something.

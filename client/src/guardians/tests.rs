@@ -36,16 +36,17 @@ const MINT: InstanceId = InstanceId(0);
 
 /// What a guardian does and has seen.
 #[derive(Clone)]
-struct Fake {
+pub(crate) struct Fake {
     /// Takes connections and says nothing, as a machine that hangs.
     silent: bool,
+    pub(crate) txid: TxId,
     height: u32,
     time: u64,
-    status: TransactionStatus,
-    refuses: Option<&'static str>,
-    outcome: Option<Vec<u8>>,
+    pub(crate) status: TransactionStatus,
+    pub(crate) refuses: Option<&'static str>,
+    pub(crate) outcome: Option<Vec<u8>>,
     answer: Result<Option<Vec<u8>>, &'static str>,
-    submitted: Vec<Instant>,
+    pub(crate) submitted: Vec<Instant>,
     asked: usize,
 }
 
@@ -53,6 +54,7 @@ impl Default for Fake {
     fn default() -> Self {
         Self {
             silent: false,
+            txid: TXID,
             height: 100,
             time: 1_700_000_000,
             status: TransactionStatus::Unknown,
@@ -65,7 +67,7 @@ impl Default for Fake {
     }
 }
 
-type Shared = Arc<Mutex<Fake>>;
+pub(crate) type Shared = Arc<Mutex<Fake>>;
 
 /// What the guardian is like now; never, if it is silent.
 async fn now(fake: &Shared) -> Fake {
@@ -114,7 +116,7 @@ async fn submit(State(fake): State<Shared>, Json(_): Json<SubmitRequest>) -> Res
         None => (
             StatusCode::ACCEPTED,
             Json(SubmitResponse {
-                txid: TXID,
+                txid: fake.txid,
                 status: TransactionStatus::Pending,
             }),
         )
@@ -125,7 +127,7 @@ async fn submit(State(fake): State<Shared>, Json(_): Json<SubmitRequest>) -> Res
 async fn transaction(State(fake): State<Shared>) -> Json<TransactionResponse> {
     let fake = now(&fake).await;
     Json(TransactionResponse {
-        txid: TXID,
+        txid: fake.txid,
         status: fake.status,
         message: None,
         as_of: (1, 1),
@@ -160,12 +162,25 @@ async fn query(
 }
 
 /// Four guardians; whose server is none is not there at all.
-struct Set {
-    fakes: Vec<Shared>,
+pub(crate) struct Set {
+    pub(crate) fakes: Vec<Shared>,
+    pub(crate) peers: Vec<PeerConfig>,
     guardians: Guardians,
 }
 
-async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
+impl Set {
+    /// Waits until some guardian has seen this.
+    pub(crate) async fn until(&self, seen: impl Fn(&Fake) -> bool) {
+        soon(async {
+            while !self.fakes.iter().any(|fake| seen(&fake.lock())) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
     let mut peers = Vec::new();
     let mut shared = Vec::new();
     for (index, fake) in fakes.into_iter().enumerate() {
@@ -197,7 +212,7 @@ async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
     let config = FederationConfig {
         name: "fakes".into(),
         network: Network::Regtest,
-        peers,
+        peers: peers.clone(),
         chain_start: BlockId {
             height: 0,
             hash: Hash32([0; 32]),
@@ -208,11 +223,12 @@ async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
     };
     Set {
         fakes: shared,
+        peers,
         guardians: Guardians::new(&config).unwrap(),
     }
 }
 
-fn honest() -> Option<Fake> {
+pub(crate) fn honest() -> Option<Fake> {
     Some(Fake::default())
 }
 
@@ -222,11 +238,11 @@ fn fake(change: impl FnOnce(&mut Fake)) -> Option<Fake> {
     Some(fake)
 }
 
-fn silent() -> Option<Fake> {
+pub(crate) fn silent() -> Option<Fake> {
     fake(|fake| fake.silent = true)
 }
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what)
         .await
         .expect("within twenty seconds")
@@ -300,6 +316,19 @@ async fn a_guardian_that_is_gone_is_asked_less_and_less() {
     assert!(gone.health.pause() > Duration::ZERO);
     let order = set.guardians.by_health();
     assert_eq!(order.last().unwrap().peer, PeerId(1));
+}
+
+#[tokio::test]
+async fn a_probe_knows_the_health_of_all_whoever_is_silent() {
+    let set = guardians([honest(), silent(), None, honest()]).await;
+    soon(set.guardians.probe(Duration::from_millis(500))).await;
+    let bad: Vec<_> = set
+        .guardians
+        .all()
+        .iter()
+        .map(|guardian| guardian.health.is_bad())
+        .collect();
+    assert_eq!(bad, [false, true, true, false]);
 }
 
 #[tokio::test]
@@ -402,7 +431,7 @@ async fn outcomes_are_waited_for() {
     assert_eq!(peers, [0, 1, 3]);
 }
 
-const ACCEPTED: TransactionStatus = TransactionStatus::Accepted {
+pub(crate) const ACCEPTED: TransactionStatus = TransactionStatus::Accepted {
     session: 3,
     epoch: 5,
 };
