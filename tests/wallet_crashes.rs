@@ -167,31 +167,37 @@ async fn a_wallet_killed_behind_any_write_of_a_deposit_claims_it_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wallet_killed_behind_any_write_of_a_send_loses_nothing() {
     let federation = shared().await;
-    let mut alice = Victim::new(federation.rich_wallet("sender", 200_000).await);
+    let bank = federation.rich_wallet("bank", 200_000).await;
     let bob = federation.wallet("sender's friend").await;
-    let money = alice.balance().await;
-    alice.new_operation().await;
     for writes in 1..=MANY {
-        let outcome = alice.run(&["mint", "send", "3000 sat"], writes).await;
+        // Whole satoshi come as notes of 8 msat and more, so that the amount below
+        // has to be made by an exchange.
+        let alice = federation.wallet(&format!("sender {writes}")).await;
+        let notes = send(&bank, 3_100).await.expect("a wallet can send");
+        receive(&alice, &notes).await.expect("the notes are good");
+        let mut alice = Victim::new(alice);
+        alice.new_operation().await;
+        let bobs = bob.balance().await.expect("a balance");
+
+        let outcome = alice.run(&["mint", "send", "3000001 msat"], writes).await;
         let ended = !crashed(&outcome);
         alice.settle().await;
+        let mut sent = 0;
         if let Some(operation) = alice.new_operation().await {
-            let operation = alice
-                .wallet
-                .run(&["operation", &Victim::id(&operation)])
-                .await;
+            let command = ["operation", &Victim::id(&operation)];
+            let operation = alice.wallet.run(&command).await;
             let operation = operation.expect("it is remembered");
             let notes = operation["details"]["notes"].as_str();
             let notes = notes.unwrap_or_else(|| panic!("no notes: {operation}"));
             receive(&bob, notes).await.expect("the notes are good");
+            sent = 3_000_001;
         }
-        let bobs = bob.balance().await.expect("a balance");
-        assert_eq!(
-            alice.balance().await + bobs,
-            money,
-            "killed behind write {writes}"
-        );
+        let gained = bob.balance().await.expect("a balance") - bobs;
+        assert_eq!(gained, sent, "killed behind write {writes}");
+        let left = alice.balance().await;
+        assert_eq!(left + sent, 3_100_000, "killed behind write {writes}");
         if ended {
+            assert!(writes > 2, "it sent without an exchange");
             println!("a send makes {} writes", writes - 1);
             return;
         }
