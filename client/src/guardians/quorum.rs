@@ -34,6 +34,8 @@ const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(150), Duration:
 const STAGGER: Duration = Duration::from_millis(400);
 /// How long a threshold may take to say where the federation stands.
 const VIEW_PATIENCE: Duration = Duration::from_secs(12);
+/// How often each guardian is asked meanwhile, before it counts as gone.
+const VIEW_TRIES: usize = 4;
 
 /// What the federation has agreed on, as far as f + 1 guardians have told.
 #[derive(
@@ -165,16 +167,15 @@ impl Guardians {
             .all
             .iter()
             .map(|guardian| async move {
-                loop {
-                    match guardian.status().await {
-                        Ok(status) => break status,
-                        // Once more behind a connection that was refused or
-                        // broke; for as long as the others let us.
-                        Err(_) => {
-                            tokio::time::sleep(guardian.health.pause().max(LEAST_PAUSE)).await
-                        }
+                for _ in 0..VIEW_TRIES {
+                    if let Ok(status) = guardian.status().await {
+                        return Some(status);
                     }
+                    // Behind a connection that was refused or broke, for as long
+                    // as the others let us.
+                    tokio::time::sleep(guardian.health.pause().max(LEAST_PAUSE)).await;
                 }
+                None
             })
             .collect();
         let mut answers = Vec::new();
@@ -182,7 +183,7 @@ impl Guardians {
             let mut asks = asks;
             while answers.len() < self.threshold {
                 match asks.next().await {
-                    Some(status) => answers.push(status),
+                    Some(status) => answers.extend(status),
                     None => break,
                 }
             }
