@@ -99,7 +99,7 @@ macro_rules! bytes_id {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::String)
-                    .pattern(Some(concat!("^[0-9a-f]{", stringify!($length), "}{2}$").to_string()))
+                    .pattern(Some(concat!("^([0-9a-f]{2}){", stringify!($length), "}$").to_string()))
                     .description(Some(concat!($what, ", ", stringify!($length), " bytes in hexadecimal")))
                     .build()
                     .into()
