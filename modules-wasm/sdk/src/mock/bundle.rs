@@ -1,4 +1,8 @@
-//! A module as the driver calls it: the contract's functions as pointers.
+//! A module as the driver calls it.
+
+use std::{marker::PhantomData, ops::Deref, rc::Rc};
+
+use modmint_core::{FederationId, config::InstanceConfig};
 
 use crate::{
     Answer, Argument, AuditLine, Client, Completion, Component, Description, Ecash, Event,
@@ -6,80 +10,179 @@ use crate::{
     bindings::exports::modmint::module::{client, ecash, module_info, server},
 };
 
-/// The halves that a module may lack are none.
-#[derive(Clone, Copy)]
-pub struct Bundle {
-    pub(super) describe: fn() -> Description,
-    pub(super) configure: fn(Vec<Argument>) -> Result<module_info::Setup, Refusal>,
-    pub(super) render: fn(Item, Vec<u8>) -> Result<String, Refusal>,
-    pub(super) server: ServerHalf,
-    pub(super) client: ClientHalf,
-    pub(super) ecash: Option<EcashHalf>,
+/// An instance of a module, where it was founded.
+#[derive(Clone, Debug)]
+pub struct Founded {
+    /// The federation.
+    pub federation: FederationId,
+    /// n.
+    pub guardians: u16,
+    /// n - f.
+    pub threshold: u16,
+    /// The instance, with the keys that the ceremony made for it.
+    pub instance: InstanceConfig,
 }
 
-type Bytes = Vec<u8>;
+/// The contract's exports. The driver calls each inside a call of its phase, so
+/// that what it imports is the mock's ([`super::imports`]); it panics where it
+/// traps.
+#[allow(missing_docs, reason = "the contract says what they are")]
+pub trait Exports {
+    fn describe(&self) -> Description;
+    fn configure(&self, arguments: Vec<Argument>) -> Result<module_info::Setup, Refusal>;
+    fn render(&self, item: Item, bytes: Vec<u8>) -> Result<String, Refusal>;
 
-#[derive(Clone, Copy)]
-pub(super) struct ServerHalf {
-    pub init: fn() -> Result<(), Refusal>,
-    pub process_input: fn(Vec<u8>) -> Result<InputEffect, Refusal>,
-    pub process_output: fn(Vec<u8>, OutPoint) -> Result<OutputEffect, Refusal>,
-    pub process_consensus_item: fn(PeerId, Vec<u8>) -> Result<(), Refusal>,
-    pub propose: fn() -> Vec<Vec<u8>>,
-    pub broadcast: fn() -> Vec<Vec<u8>>,
-    pub outcomes: fn(Vec<OutPoint>) -> Vec<Option<Vec<u8>>>,
-    pub query: fn(String, Vec<Argument>) -> Result<Answer, Refusal>,
-    pub command: fn(String, Vec<Argument>) -> Result<Vec<Bytes>, Refusal>,
-    pub audit: fn() -> Vec<AuditLine>,
+    /// Told once, before `init`: for modules that do not learn it by imports alone.
+    fn founded(&self, _founded: Founded) {}
+
+    fn init(&self) -> Result<(), Refusal>;
+    fn process_input(&self, input: Vec<u8>) -> Result<InputEffect, Refusal>;
+    fn process_output(&self, output: Vec<u8>, out_point: OutPoint)
+    -> Result<OutputEffect, Refusal>;
+    fn process_consensus_item(&self, peer: PeerId, item: Vec<u8>) -> Result<(), Refusal>;
+    fn propose(&self) -> Vec<Vec<u8>>;
+    fn broadcast(&self) -> Vec<Vec<u8>>;
+    fn outcomes(&self, out_points: Vec<OutPoint>) -> Vec<Option<Vec<u8>>>;
+    fn query(&self, name: String, arguments: Vec<Argument>) -> Result<Answer, Refusal>;
+    fn command(&self, name: String, arguments: Vec<Argument>) -> Result<Vec<Vec<u8>>, Refusal>;
+    fn audit(&self) -> Vec<AuditLine>;
+
+    fn start(
+        &self,
+        action: String,
+        arguments: Vec<Argument>,
+    ) -> Result<client::Transition, Refusal>;
+    fn advance(&self, state: Vec<u8>, event: Event) -> Result<client::Transition, Refusal>;
+    fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, Refusal>;
+
+    /// Whether it holds the wallet's money: the rest is called of such alone.
+    fn is_ecash(&self) -> bool;
+    fn balance(&self) -> u64;
+    fn complete(&self, inputs: u64, outputs: u64) -> Result<Completion, Refusal>;
 }
 
-#[derive(Clone, Copy)]
-pub(super) struct ClientHalf {
-    pub start: fn(String, Vec<Argument>) -> Result<client::Transition, Refusal>,
-    pub advance: fn(Vec<u8>, Event) -> Result<client::Transition, Refusal>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct EcashHalf {
-    pub balance: fn() -> u64,
-    pub complete: fn(u64, u64) -> Result<Completion, Refusal>,
-}
+/// A module to found instances of. Clones are the same module.
+#[derive(Clone)]
+pub struct Bundle(Rc<dyn Exports>);
 
 impl Bundle {
-    /// A module with both halves.
-    pub fn federation_module<M: Server + Client>() -> Self {
-        Self {
-            describe: <Component<M> as module_info::Guest>::describe,
-            configure: <Component<M> as module_info::Guest>::configure,
-            render: <Component<M> as module_info::Guest>::render,
-            server: ServerHalf {
-                init: <Component<M> as server::Guest>::init,
-                process_input: <Component<M> as server::Guest>::process_input,
-                process_output: <Component<M> as server::Guest>::process_output,
-                process_consensus_item: <Component<M> as server::Guest>::process_consensus_item,
-                propose: <Component<M> as server::Guest>::propose,
-                broadcast: <Component<M> as server::Guest>::broadcast,
-                outcomes: <Component<M> as server::Guest>::outcomes,
-                query: <Component<M> as server::Guest>::query,
-                command: <Component<M> as server::Guest>::command,
-                audit: <Component<M> as server::Guest>::audit,
-            },
-            client: ClientHalf {
-                start: <Component<M> as client::Guest>::start,
-                advance: <Component<M> as client::Guest>::advance,
-            },
-            ecash: None,
-        }
+    /// A module that runs in whatever way.
+    pub fn new(exports: impl Exports + 'static) -> Self {
+        Self(Rc::new(exports))
     }
 
-    /// A module that holds the wallet's money too.
+    /// A module with both halves, run natively.
+    pub fn federation_module<M: Server + Client>() -> Self {
+        Self::new(Native::<M> {
+            ecash: None,
+            module: PhantomData,
+        })
+    }
+
+    /// A module that holds the wallet's money too, run natively.
     pub fn ecash_module<M: Server + Ecash>() -> Self {
-        Self {
+        Self::new(Native::<M> {
             ecash: Some(EcashHalf {
                 balance: <Component<M> as ecash::Guest>::balance,
                 complete: <Component<M> as ecash::Guest>::complete,
             }),
-            ..Self::federation_module::<M>()
-        }
+            module: PhantomData,
+        })
+    }
+}
+
+impl Deref for Bundle {
+    type Target = dyn Exports;
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+/// The half that a module may lack.
+struct EcashHalf {
+    balance: fn() -> u64,
+    complete: fn(u64, u64) -> Result<Completion, Refusal>,
+}
+
+struct Native<M> {
+    ecash: Option<EcashHalf>,
+    module: PhantomData<M>,
+}
+
+impl<M> Native<M> {
+    fn ecash(&self) -> &EcashHalf {
+        let ecash = self.ecash.as_ref();
+        ecash.expect("asked for its e-cash, a module holds the wallet's money")
+    }
+}
+
+impl<M: Server + Client> Exports for Native<M> {
+    fn describe(&self) -> Description {
+        <Component<M> as module_info::Guest>::describe()
+    }
+    fn configure(&self, arguments: Vec<Argument>) -> Result<module_info::Setup, Refusal> {
+        <Component<M> as module_info::Guest>::configure(arguments)
+    }
+    fn render(&self, item: Item, bytes: Vec<u8>) -> Result<String, Refusal> {
+        <Component<M> as module_info::Guest>::render(item, bytes)
+    }
+
+    fn init(&self) -> Result<(), Refusal> {
+        <Component<M> as server::Guest>::init()
+    }
+    fn process_input(&self, input: Vec<u8>) -> Result<InputEffect, Refusal> {
+        <Component<M> as server::Guest>::process_input(input)
+    }
+    fn process_output(
+        &self,
+        output: Vec<u8>,
+        out_point: OutPoint,
+    ) -> Result<OutputEffect, Refusal> {
+        <Component<M> as server::Guest>::process_output(output, out_point)
+    }
+    fn process_consensus_item(&self, peer: PeerId, item: Vec<u8>) -> Result<(), Refusal> {
+        <Component<M> as server::Guest>::process_consensus_item(peer, item)
+    }
+    fn propose(&self) -> Vec<Vec<u8>> {
+        <Component<M> as server::Guest>::propose()
+    }
+    fn broadcast(&self) -> Vec<Vec<u8>> {
+        <Component<M> as server::Guest>::broadcast()
+    }
+    fn outcomes(&self, out_points: Vec<OutPoint>) -> Vec<Option<Vec<u8>>> {
+        <Component<M> as server::Guest>::outcomes(out_points)
+    }
+    fn query(&self, name: String, arguments: Vec<Argument>) -> Result<Answer, Refusal> {
+        <Component<M> as server::Guest>::query(name, arguments)
+    }
+    fn command(&self, name: String, arguments: Vec<Argument>) -> Result<Vec<Vec<u8>>, Refusal> {
+        <Component<M> as server::Guest>::command(name, arguments)
+    }
+    fn audit(&self) -> Vec<AuditLine> {
+        <Component<M> as server::Guest>::audit()
+    }
+
+    fn start(
+        &self,
+        action: String,
+        arguments: Vec<Argument>,
+    ) -> Result<client::Transition, Refusal> {
+        <Component<M> as client::Guest>::start(action, arguments)
+    }
+    fn advance(&self, state: Vec<u8>, event: Event) -> Result<client::Transition, Refusal> {
+        <Component<M> as client::Guest>::advance(state, event)
+    }
+    fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, Refusal> {
+        <Component<M> as client::Guest>::recover(backup)
+    }
+
+    fn is_ecash(&self) -> bool {
+        self.ecash.is_some()
+    }
+    fn balance(&self) -> u64 {
+        (self.ecash().balance)()
+    }
+    fn complete(&self, inputs: u64, outputs: u64) -> Result<Completion, Refusal> {
+        (self.ecash().complete)(inputs, outputs)
     }
 }

@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use modmint_core::{Transaction, config::HexBytes, sha256, tagged_hash, threshold};
+use modmint_core::{
+    BundleHash, FederationId, InstanceId, Transaction,
+    config::{HexBytes, InstanceConfig, InstanceKey},
+    sha256, tagged_hash, threshold,
+};
 use modmint_crypto::{
     SecretShare,
     dealing::{Dealer, ThresholdKind, group_keys},
@@ -15,7 +19,7 @@ use modmint_crypto::{
 };
 
 use super::{
-    Bundle, Phase, Store,
+    Bundle, Founded, Phase, Store,
     call::{Call, WalletSide, enter},
 };
 use crate::{
@@ -71,6 +75,25 @@ impl Key {
                 .iter()
                 .map(|secret| secp::public_key(secret).to_vec())
                 .collect(),
+        }
+    }
+    /// As a federation's config has it.
+    fn described(&self, label: &str) -> InstanceKey {
+        InstanceKey {
+            label: label.to_owned(),
+            kind: match self {
+                Self::Threshold {
+                    kind: KeyKind::BlindSignature,
+                    ..
+                } => modmint_core::KeyKind::BlindSignature,
+                Self::Threshold { .. } => modmint_core::KeyKind::Decryption,
+                Self::Multisig { .. } => modmint_core::KeyKind::Multisig,
+            },
+            public_keys: self.public_keys().into_iter().map(HexBytes).collect(),
+            share_keys: match self {
+                Self::Threshold { share_keys, .. } => share_keys.clone(),
+                Self::Multisig { .. } => Vec::new(),
+            },
         }
     }
     pub(super) fn group_key(&self) -> &[u8] {
@@ -303,6 +326,11 @@ impl Federation {
         }
     }
 
+    /// The federation's id.
+    pub fn id(&self) -> [u8; 32] {
+        self.state.borrow().id
+    }
+
     /// Founds an instance; returns its number, counted from 0.
     ///
     /// # Panics
@@ -310,18 +338,33 @@ impl Federation {
     pub fn found(&self, bundle: Bundle, arguments: Vec<Argument>) -> u16 {
         let instance = self.state.borrow().instances.len() as u16;
         let call = |phase| self.new_call(instance, phase, None, None);
-        let (description, _) = enter(call(Phase::Pure), bundle.describe);
+        let (description, _) = enter(call(Phase::Pure), || bundle.describe());
         let kind = description.kind;
-        let (setup, _) = enter(call(Phase::Pure), || (bundle.configure)(arguments));
+        let (setup, _) = enter(call(Phase::Pure), || bundle.configure(arguments));
         let setup = setup.unwrap_or_else(|refusal| panic!("{kind} is not founded: {refusal:?}"));
         let guardians = self.state.borrow().guardians.len();
-        let founded = Instance {
-            bundle,
+        let keys = make_keys(guardians, usize::from(instance), &setup.keys);
+        bundle.founded(Founded {
+            federation: FederationId(self.state.borrow().id),
+            guardians: guardians as u16,
+            threshold: threshold(guardians) as u16,
+            instance: InstanceConfig {
+                id: InstanceId(instance),
+                kind: kind.clone(),
+                bundle: BundleHash([0; 32]),
+                config: setup.config.clone(),
+                keys: keys
+                    .iter()
+                    .map(|(label, key)| key.described(label))
+                    .collect(),
+            },
+        });
+        self.state.borrow_mut().instances.push(Instance {
+            bundle: bundle.clone(),
             config: setup.config,
-            keys: make_keys(guardians, usize::from(instance), &setup.keys),
-        };
-        self.state.borrow_mut().instances.push(founded);
-        self.consensus(instance, bundle.server.init)
+            keys,
+        });
+        self.consensus(instance, || bundle.init())
             .unwrap_or_else(|refusal| panic!("{kind} does not begin: {refusal:?}"));
         instance
     }
@@ -413,12 +456,6 @@ impl Federation {
         }
     }
 
-    fn server(&self, instance: u16) -> super::bundle::ServerHalf {
-        self.state.borrow().instances[usize::from(instance)]
-            .bundle
-            .server
-    }
-
     /// A call of a guardian's half in any phase; nothing that it writes is kept.
     /// `guardian` is whose, in `propose` and `query`.
     pub fn call<T>(
@@ -462,7 +499,7 @@ impl Federation {
     /// If the bytes are no transaction or too many: no wallet may build such.
     pub fn submit(&self, bytes: &[u8]) -> Status {
         let transaction = Transaction::decode(bytes).expect("a wallet builds transactions");
-        let federation = modmint_core::FederationId(self.state.borrow().id);
+        let federation = FederationId(self.state.borrow().id);
         let txid = transaction.id(&federation).0;
         if let Some(status) = self.state.borrow().statuses.get(&txid) {
             return status.clone();
@@ -493,7 +530,7 @@ impl Federation {
         if self.state.borrow().time >= body.expires {
             return Err(whole("expired", "the transaction has expired"));
         }
-        let federation = modmint_core::FederationId(self.state.borrow().id);
+        let federation = FederationId(self.state.borrow().id);
         let hash = body.signature_hash(&federation);
         let (mut inputs, mut outputs) = (0i128, 0i128);
         for (place, (input, signature)) in
@@ -501,9 +538,9 @@ impl Federation {
         {
             let refused = |refusal| rejected(refusal, Some(place), None);
             let instance = input.instance.0;
-            let process = self.server(instance).process_input;
+            let bundle = self.bundle(instance);
             let effect = self
-                .consensus(instance, || process(input.bytes.clone()))
+                .consensus(instance, || bundle.process_input(input.bytes.clone()))
                 .map_err(refused)?;
             if !secp::verify_schnorr(&effect.spend_key, &hash, signature) {
                 return Err(refused(Refusal::new(
@@ -518,13 +555,15 @@ impl Federation {
         for (place, output) in body.outputs.iter().enumerate() {
             let refused = |refusal| rejected(refusal, None, Some(place));
             let instance = output.instance.0;
-            let process = self.server(instance).process_output;
+            let bundle = self.bundle(instance);
             let out_point = OutPoint {
                 txid: txid.to_vec(),
                 index: place as u16,
             };
             let effect = self
-                .consensus(instance, || process(output.bytes.clone(), out_point))
+                .consensus(instance, || {
+                    bundle.process_output(output.bytes.clone(), out_point)
+                })
                 .map_err(refused)?;
             let taken = i128::from(effect.value) + i128::from(effect.fee);
             self.move_books(instance, taken).map_err(refused)?;
@@ -574,28 +613,36 @@ impl Federation {
         for guardian in 0..guardians {
             let behaviour = self.state.borrow().guardians[usize::from(guardian)];
             for instance in 0..instances {
-                let server = self.server(instance);
+                let bundle = self.bundle(instance);
                 if behaviour == Behaviour::Silent {
                     continue;
                 }
-                let items = self.call(instance, Phase::Propose, Some(guardian), server.propose);
+                let propose = || bundle.propose();
+                let items = self.call(instance, Phase::Propose, Some(guardian), propose);
                 for mut item in items {
                     if behaviour == Behaviour::Lying {
                         item = lie(item);
                     }
-                    let process = server.process_consensus_item;
-                    accepted +=
-                        usize::from(self.consensus(instance, || process(guardian, item)).is_ok());
+                    accepted += usize::from(self.order(guardian, instance, item).is_ok());
                 }
             }
         }
         accepted
     }
 
+    /// Orders an item of a module in a guardian's name.
+    ///
+    /// # Errors
+    /// The module's refusal.
+    pub fn order(&self, guardian: u16, instance: u16, item: Vec<u8>) -> Result<(), Refusal> {
+        let bundle = self.bundle(instance);
+        self.consensus(instance, || bundle.process_consensus_item(guardian, item))
+    }
+
     /// What this instance wants in the mempool now, by guardian 0.
     pub fn broadcast(&self, instance: u16) -> Vec<Vec<u8>> {
-        let broadcast = self.server(instance).broadcast;
-        self.call(instance, Phase::Propose, Some(0), broadcast)
+        let bundle = self.bundle(instance);
+        self.call(instance, Phase::Propose, Some(0), || bundle.broadcast())
     }
 
     /// A guardian's operator asks for something; the items are ordered.
@@ -609,12 +656,12 @@ impl Federation {
         name: &str,
         arguments: Vec<Argument>,
     ) -> Result<(), Refusal> {
-        let server = self.server(instance);
+        let bundle = self.bundle(instance);
         let items = self.call(instance, Phase::Propose, Some(guardian), || {
-            (server.command)(name.to_owned(), arguments)
+            bundle.command(name.to_owned(), arguments)
         })?;
         for item in items {
-            self.consensus(instance, || (server.process_consensus_item)(guardian, item))?;
+            self.order(guardian, instance, item)?;
         }
         Ok(())
     }
@@ -631,9 +678,9 @@ impl Federation {
         if behaviour == Behaviour::Silent {
             return None;
         }
-        let query = self.server(instance).query;
+        let bundle = self.bundle(instance);
         let answer = self.call(instance, Phase::Query, Some(guardian), || {
-            query(name.to_owned(), arguments)
+            bundle.query(name.to_owned(), arguments)
         });
         Some(match answer {
             Ok(Answer::Ready(bytes)) if behaviour == Behaviour::Lying => {
@@ -655,11 +702,11 @@ impl Federation {
         if behaviour == Behaviour::Silent {
             return None;
         }
-        let outcomes = self.server(instance).outcomes;
+        let bundle = self.bundle(instance);
         let asked = out_points.len();
         let outcomes: Vec<_> = self
             .call(instance, Phase::Query, Some(guardian), || {
-                outcomes(out_points)
+                bundle.outcomes(out_points)
             })
             .into_iter()
             .collect::<Option<_>>()?;
@@ -675,16 +722,22 @@ impl Federation {
     /// # Errors
     /// The module's refusal.
     pub fn render(&self, instance: u16, item: Item, bytes: Vec<u8>) -> Result<String, Refusal> {
-        let render = self.state.borrow().instances[usize::from(instance)]
-            .bundle
-            .render;
-        self.call(instance, Phase::Stateless, None, || render(item, bytes))
+        let bundle = self.bundle(instance);
+        self.call(instance, Phase::Stateless, None, || {
+            bundle.render(item, bytes)
+        })
     }
 
     /// What the instance says it has and owes.
     pub fn audit(&self, instance: u16) -> Vec<AuditLine> {
-        let audit = self.server(instance).audit;
-        self.call(instance, Phase::Audit, None, audit)
+        let bundle = self.bundle(instance);
+        self.call(instance, Phase::Audit, None, || bundle.audit())
+    }
+
+    /// What the instance has in storage.
+    pub fn store(&self, instance: u16) -> Store {
+        let stores = &self.state.borrow().books.stores;
+        stores.get(&instance).cloned().unwrap_or_default()
     }
 
     /// The host's books of an instance, millisatoshi: paid in less paid out, and
@@ -699,14 +752,16 @@ impl Federation {
     }
 
     pub(super) fn bundle(&self, instance: u16) -> Bundle {
-        self.state.borrow().instances[usize::from(instance)].bundle
+        let state = self.state.borrow();
+        state.instances[usize::from(instance)].bundle.clone()
     }
 
-    /// The instance that holds wallets' money, and how.
-    pub(super) fn ecash(&self) -> Option<(u16, super::bundle::EcashHalf)> {
+    /// The instance that holds wallets' money.
+    pub(super) fn ecash(&self) -> Option<u16> {
         let state = self.state.borrow();
-        let mut instances = state.instances.iter().enumerate();
-        instances.find_map(|(number, instance)| Some((number as u16, instance.bundle.ecash?)))
+        let mut instances = state.instances.iter();
+        let place = instances.position(|instance| instance.bundle.is_ecash())?;
+        Some(place as u16)
     }
 }
 

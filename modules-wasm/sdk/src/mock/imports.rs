@@ -1,5 +1,7 @@
 //! The contract's imports over the mock, with the same signatures as the
-//! component's.
+//! component's. They panic where the contract traps, and outside of any call.
+
+#![allow(missing_docs, reason = "the contract says what they are")]
 
 use modmint_crypto::{secp, tbs, tpe};
 
@@ -20,23 +22,23 @@ fn check_key(key: &[u8]) {
     );
 }
 
-pub(crate) mod log {
+pub mod log {
     use crate::Level;
 
     /// Nobody reads it.
-    pub(crate) fn log(_level: Level, _message: &str) {}
+    pub fn log(_level: Level, _message: &str) {}
 }
 
-pub(crate) mod storage {
+pub mod storage {
     use super::{Import, check_key, import};
 
-    pub(crate) fn get(key: &[u8]) -> Option<Vec<u8>> {
+    pub fn get(key: &[u8]) -> Option<Vec<u8>> {
         check_key(key);
         import(Import::StorageRead, "storage.get", |call| {
             call.storage.get(key).cloned()
         })
     }
-    pub(crate) fn put(key: &[u8], value: &[u8]) {
+    pub fn put(key: &[u8], value: &[u8]) {
         check_key(key);
         assert!(
             value.len() <= 131_072,
@@ -47,13 +49,13 @@ pub(crate) mod storage {
             call.storage.insert(key.to_vec(), value.to_vec());
         });
     }
-    pub(crate) fn delete(key: &[u8]) {
+    pub fn delete(key: &[u8]) {
         check_key(key);
         import(Import::StorageWrite, "storage.delete", |call| {
             call.storage.remove(key);
         });
     }
-    pub(crate) fn scan(prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub fn scan(prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
         import(Import::StorageRead, "storage.scan", |call| {
             let mut bytes = 0;
             call.storage
@@ -71,106 +73,106 @@ pub(crate) mod storage {
     }
 }
 
-pub(crate) mod federation {
+pub mod federation {
     use super::{Import, array, import};
     use crate::{ChainOutPoint, ChainOutput};
 
-    pub(crate) fn id() -> Vec<u8> {
+    pub fn id() -> Vec<u8> {
         import(Import::Constants, "federation.id", |call| {
             call.state.borrow().id.to_vec()
         })
     }
-    pub(crate) fn network() -> String {
+    pub fn network() -> String {
         import(Import::Constants, "federation.network", |_| {
             "regtest".to_owned()
         })
     }
-    pub(crate) fn peers() -> Vec<u16> {
+    pub fn peers() -> Vec<u16> {
         import(Import::Constants, "federation.peers", |call| {
             (0..call.state.borrow().guardians.len() as u16).collect()
         })
     }
-    pub(crate) fn threshold() -> u16 {
+    pub fn threshold() -> u16 {
         import(Import::Constants, "federation.threshold", |call| {
             call.state.borrow().threshold() as u16
         })
     }
-    pub(crate) fn config() -> Vec<u8> {
+    pub fn config() -> Vec<u8> {
         import(Import::Constants, "federation.config", |call| {
             let state = call.state.borrow();
             state.instances[usize::from(call.instance)].config.clone()
         })
     }
-    pub(crate) fn public_keys(label: &str) -> Vec<Vec<u8>> {
+    pub fn public_keys(label: &str) -> Vec<Vec<u8>> {
         import(Import::Constants, "federation.public-keys", |call| {
             call.key(label, |key| key.public_keys())
         })
     }
-    pub(crate) fn block_height() -> u32 {
+    pub fn block_height() -> u32 {
         import(Import::Agreed, "federation.block-height", |call| {
             call.state.borrow().height
         })
     }
-    pub(crate) fn block_hash(height: u32) -> Option<Vec<u8>> {
+    pub fn block_hash(height: u32) -> Option<Vec<u8>> {
         import(Import::Agreed, "federation.block-hash", |call| {
             (height <= call.state.borrow().height)
                 .then(|| modmint_core::sha256(&height.to_be_bytes()).to_vec())
         })
     }
-    pub(crate) fn chain_output_at(out_point: &ChainOutPoint) -> Option<ChainOutput> {
+    pub fn chain_output_at(out_point: &ChainOutPoint) -> Option<ChainOutput> {
         let txid = array("a txid", &out_point.txid);
         import(Import::Agreed, "federation.chain-output-at", |call| {
             call.state.borrow().chain_output(txid, out_point.vout)
         })
     }
-    pub(crate) fn chain_outputs(script: &[u8]) -> Vec<ChainOutput> {
+    pub fn chain_outputs(script: &[u8]) -> Vec<ChainOutput> {
         import(Import::Agreed, "federation.chain-outputs", |call| {
             let state = call.state.borrow();
             let paying = state.chain.iter().filter(|o| o.script == script);
             paying.take(100).cloned().collect()
         })
     }
-    pub(crate) fn fee_rate() -> u64 {
+    pub fn fee_rate() -> u64 {
         import(Import::Agreed, "federation.fee-rate", |call| {
             call.state.borrow().fee_rate
         })
     }
-    pub(crate) fn unix_time() -> u64 {
+    pub fn unix_time() -> u64 {
         import(Import::Agreed, "federation.unix-time", |call| {
             call.state.borrow().time
         })
     }
 }
 
-pub(crate) mod crypto {
+pub mod crypto {
     use super::{Import, array, import, secp, tbs, tpe};
 
-    pub(crate) fn sha256(data: &[u8]) -> Vec<u8> {
+    pub fn sha256(data: &[u8]) -> Vec<u8> {
         import(Import::Crypto, "crypto.sha256", |_| {
             modmint_core::sha256(data).to_vec()
         })
     }
-    pub(crate) fn verify_schnorr(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    pub fn verify_schnorr(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         import(Import::Crypto, "crypto.verify-schnorr", |_| {
             message
                 .try_into()
                 .is_ok_and(|message| secp::verify_schnorr(key, message, signature))
         })
     }
-    pub(crate) fn verify_ecdsa(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    pub fn verify_ecdsa(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         import(Import::Crypto, "crypto.verify-ecdsa", |_| {
             message
                 .try_into()
                 .is_ok_and(|message| secp::verify_ecdsa(key, message, signature))
         })
     }
-    pub(crate) fn tweak_public_key(key: &[u8], tweak: &[u8]) -> Option<Vec<u8>> {
+    pub fn tweak_public_key(key: &[u8], tweak: &[u8]) -> Option<Vec<u8>> {
         import(Import::Crypto, "crypto.tweak-public-key", |_| {
             let tweak = tweak.try_into().ok()?;
             secp::tweak_public_key(key, tweak).map(Vec::from)
         })
     }
-    pub(crate) fn tbs_verify(label: &str, message: &[u8], signature: &[u8]) -> bool {
+    pub fn tbs_verify(label: &str, message: &[u8], signature: &[u8]) -> bool {
         import(Import::Crypto, "crypto.tbs-verify", |call| {
             call.key(label, |key| {
                 tbs::verify(&tbs::TbsCheck {
@@ -181,7 +183,7 @@ pub(crate) mod crypto {
             })
         })
     }
-    pub(crate) fn tpe_verify(label: &str, ciphertext: &[u8], terms: &[u8]) -> bool {
+    pub fn tpe_verify(label: &str, ciphertext: &[u8], terms: &[u8]) -> bool {
         import(Import::Crypto, "crypto.tpe-verify", |call| {
             let terms = call.terms(terms);
             call.key(label, |key| {
@@ -189,7 +191,7 @@ pub(crate) mod crypto {
             })
         })
     }
-    pub(crate) fn tpe_decrypt(
+    pub fn tpe_decrypt(
         label: &str,
         ciphertext: &[u8],
         terms: &[u8],
@@ -205,11 +207,11 @@ pub(crate) mod crypto {
     }
 }
 
-pub(crate) mod signing {
+pub mod signing {
     use super::{Import, import};
     use crate::{Approval, Signable};
 
-    pub(crate) fn approve(what: &Signable) -> Approval {
+    pub fn approve(what: &Signable) -> Approval {
         import(Import::Signing, "signing.approve", |call| {
             let terms = call.terms(&what.terms);
             if !call.key(&what.label, |key| key.can_sign(&what.message, &terms)) {
@@ -222,7 +224,7 @@ pub(crate) mod signing {
             }
         })
     }
-    pub(crate) fn revoke(what: &Signable) {
+    pub fn revoke(what: &Signable) {
         import(Import::Signing, "signing.revoke", |call| {
             assert!(
                 !call.key(&what.label, |key| key.signs_blindly()),
@@ -236,11 +238,11 @@ pub(crate) mod signing {
     }
 }
 
-pub(crate) mod treasury {
+pub mod treasury {
     use super::{Import, array, import};
     use crate::{ChainOutPoint, ChainOutput};
 
-    pub(crate) fn claim(output: &ChainOutPoint) -> Option<ChainOutput> {
+    pub fn claim(output: &ChainOutPoint) -> Option<ChainOutput> {
         let txid = array("a txid", &output.txid);
         import(Import::Treasury, "treasury.claim", |call| {
             let mut state = call.state.borrow_mut();
@@ -252,7 +254,7 @@ pub(crate) mod treasury {
             Some(found)
         })
     }
-    pub(crate) fn release(satoshi: u64) -> bool {
+    pub fn release(satoshi: u64) -> bool {
         import(Import::Treasury, "treasury.release", |call| {
             let mut state = call.state.borrow_mut();
             let held = state.books.treasury.entry(call.instance).or_default();
@@ -265,14 +267,14 @@ pub(crate) mod treasury {
     }
 }
 
-pub(crate) mod guardian {
+pub mod guardian {
     use super::{Import, array, import};
     use crate::{Signable, mock::Phase};
 
-    pub(crate) fn whoami() -> u16 {
+    pub fn whoami() -> u16 {
         import(Import::Guardian, "guardian.whoami", |call| call.guardian())
     }
-    pub(crate) fn shares(what: &[Signable]) -> Vec<Option<Vec<u8>>> {
+    pub fn shares(what: &[Signable]) -> Vec<Option<Vec<u8>>> {
         import(Import::Guardian, "guardian.shares", |call| {
             let guardian = call.guardian();
             let proposes = call.phase == Phase::Propose;
@@ -289,12 +291,12 @@ pub(crate) mod guardian {
                 .collect()
         })
     }
-    pub(crate) fn chain_height() -> u32 {
+    pub fn chain_height() -> u32 {
         import(Import::Guardian, "guardian.chain-height", |call| {
             call.state.borrow().height + 6
         })
     }
-    pub(crate) fn confirmed_at(txid: &[u8]) -> Option<u32> {
+    pub fn confirmed_at(txid: &[u8]) -> Option<u32> {
         let txid = array("a txid", txid);
         import(Import::Guardian, "guardian.confirmed-at", |call| {
             call.state.borrow().confirmed.get(&txid).copied()
@@ -302,23 +304,23 @@ pub(crate) mod guardian {
     }
 }
 
-pub(crate) mod wallet_host {
+pub mod wallet_host {
     use super::{Import, WalletSide, array, derive, import, secp, tbs, tpe};
     use crate::{Blinding, SignedBlinding};
 
-    pub(crate) fn derive_secret(path: &[u64]) -> Vec<u8> {
+    pub fn derive_secret(path: &[u64]) -> Vec<u8> {
         import(Import::WalletHost, "wallet-host.derive-secret", |call| {
             derive(call, path).to_vec()
         })
     }
-    pub(crate) fn derive_public_key(path: &[u64]) -> Vec<u8> {
+    pub fn derive_public_key(path: &[u64]) -> Vec<u8> {
         import(
             Import::WalletHost,
             "wallet-host.derive-public-key",
             |call| secp::public_key(&derive(call, path)).to_vec(),
         )
     }
-    pub(crate) fn sign_schnorr(path: &[u64], tweak: Option<&[u8]>, message: &[u8]) -> Vec<u8> {
+    pub fn sign_schnorr(path: &[u64], tweak: Option<&[u8]>, message: &[u8]) -> Vec<u8> {
         import(Import::WalletHost, "wallet-host.sign-schnorr", |call| {
             let mut secret = derive(call, path);
             if let Some(tweak) = tweak {
@@ -329,7 +331,7 @@ pub(crate) mod wallet_host {
             secp::sign_schnorr(&secret, &array("a message's hash", message)).to_vec()
         })
     }
-    pub(crate) fn random(length: u32) -> Vec<u8> {
+    pub fn random(length: u32) -> Vec<u8> {
         import(Import::WalletHost, "wallet-host.random", |call| {
             let mut bytes = Vec::new();
             while bytes.len() < length as usize {
@@ -346,24 +348,24 @@ pub(crate) mod wallet_host {
             bytes
         })
     }
-    pub(crate) fn unix_time() -> u64 {
+    pub fn unix_time() -> u64 {
         import(Import::WalletHost, "wallet-host.unix-time", |call| {
             call.state.borrow().time
         })
     }
-    pub(crate) fn invite() -> String {
+    pub fn invite() -> String {
         import(Import::WalletHost, "wallet-host.invite", |_| {
             "modmint1mock".to_owned()
         })
     }
-    pub(crate) fn tbs_blind(what: &[Blinding]) -> Vec<Vec<u8>> {
+    pub fn tbs_blind(what: &[Blinding]) -> Vec<Vec<u8>> {
         import(Import::WalletHost, "wallet-host.tbs-blind", |call| {
             what.iter()
                 .map(|what| tbs::blind(&what.message, &derive(call, &what.path)).to_vec())
                 .collect()
         })
     }
-    pub(crate) fn tbs_unblind(what: &[SignedBlinding]) -> Result<Vec<Vec<u8>>, Vec<u16>> {
+    pub fn tbs_unblind(what: &[SignedBlinding]) -> Result<Vec<Vec<u8>>, Vec<u16>> {
         import(Import::WalletHost, "wallet-host.tbs-unblind", |call| {
             let factors: Vec<_> = what
                 .iter()
@@ -392,7 +394,7 @@ pub(crate) mod wallet_host {
             tbs::unblind(&items).map(|list| list.into_iter().map(Vec::from).collect())
         })
     }
-    pub(crate) fn tpe_encrypt(label: &str, plaintext: &[u8], terms: &[u8], seed: &[u8]) -> Vec<u8> {
+    pub fn tpe_encrypt(label: &str, plaintext: &[u8], terms: &[u8], seed: &[u8]) -> Vec<u8> {
         import(Import::WalletHost, "wallet-host.tpe-encrypt", |call| {
             let (plaintext, seed) = (array("a plaintext", plaintext), array("a seed", seed));
             let terms = call.terms(terms);
@@ -402,7 +404,7 @@ pub(crate) mod wallet_host {
             })
         })
     }
-    pub(crate) fn tpe_combine(
+    pub fn tpe_combine(
         label: &str,
         ciphertext: &[u8],
         terms: &[u8],

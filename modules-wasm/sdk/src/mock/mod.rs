@@ -8,14 +8,17 @@
 //!
 //! The mock traps (panics) where the real host traps: an import out of its phase,
 //! a value too long, an effect given up that cannot be. It does not meter fuel.
+//!
+//! A [`Bundle`] runs natively or in any other way ([`Exports`]) over the same
+//! [`imports`]: what a component does can be held against it.
 
 mod bundle;
 mod call;
 mod federation;
-pub(crate) mod imports;
+pub mod imports;
 mod wallet;
 
-pub use bundle::Bundle;
+pub use bundle::{Bundle, Exports, Founded};
 pub use call::Phase;
 pub(crate) use call::filter_bits;
 pub use federation::{Behaviour, Federation, Status};

@@ -160,6 +160,14 @@ impl Wallet {
         }
     }
 
+    /// A wallet on another device: with the seed of this one, and nothing else of
+    /// it.
+    pub fn another_device(&self) -> Self {
+        let mut other = Self::new(&self.federation, "");
+        other.side = Rc::clone(&self.side);
+        other
+    }
+
     /// What the person says from now on when asked.
     pub fn set_confirms(&mut self, confirms: bool) {
         self.confirms = confirms;
@@ -203,10 +211,17 @@ impl Wallet {
 
     /// What can be spent now, millisatoshi.
     pub fn balance(&self) -> u64 {
-        let Some((instance, ecash)) = self.federation.ecash() else {
+        let Some(instance) = self.federation.ecash() else {
             return 0;
         };
-        self.call(instance, Phase::Look, ecash.balance)
+        let bundle = self.federation.bundle(instance);
+        self.call(instance, Phase::Look, || bundle.balance())
+    }
+
+    /// What a module has in this wallet's storage.
+    pub fn store(&self, instance: u16) -> Store {
+        let stores = &self.durable.stores;
+        stores.get(&instance).cloned().unwrap_or_default()
     }
 
     /// A call of the wallets' half in any phase; nothing that it writes is kept.
@@ -239,11 +254,26 @@ impl Wallet {
         action: &str,
         arguments: Vec<Argument>,
     ) -> Result<OperationId, Refusal> {
-        let start = self.federation.bundle(instance).client.start;
+        let bundle = self.federation.bundle(instance);
+        self.begin(instance, || bundle.start(action.to_owned(), arguments))
+    }
+
+    /// Begins to find a module's money again and does nothing more yet.
+    ///
+    /// # Errors
+    /// The module's refusal.
+    pub fn recover(&mut self, instance: u16) -> Result<OperationId, Refusal> {
+        let bundle = self.federation.bundle(instance);
+        self.begin(instance, || bundle.recover(None))
+    }
+
+    fn begin(
+        &mut self,
+        instance: u16,
+        first: impl FnOnce() -> Result<client::Transition, Refusal>,
+    ) -> Result<OperationId, Refusal> {
         let mut next = self.durable.clone();
-        let (begun, store) = self.enter(&next, instance, Phase::Wallet, || {
-            start(action.to_owned(), arguments)
-        });
+        let (begun, store) = self.enter(&next, instance, Phase::Wallet, first);
         let begun = begun?;
         next.stores.insert(instance, store);
         next.operations.push(Operation {
@@ -518,9 +548,10 @@ impl Wallet {
         let mut next = self.durable.clone();
         let this = &next.operations[operation].machines[machine];
         let (instance, state) = (this.instance, this.state.clone());
-        let advance = self.federation.bundle(instance).client.advance;
-        let (transition, store) =
-            self.enter(&next, instance, Phase::Wallet, || advance(state, event));
+        let bundle = self.federation.bundle(instance);
+        let (transition, store) = self.enter(&next, instance, Phase::Wallet, || {
+            bundle.advance(state, event)
+        });
         next.stores.insert(instance, store);
         self.write(next, operation, machine, transition?);
         Ok(())
@@ -686,12 +717,13 @@ impl Wallet {
         inputs: u64,
         outputs: u64,
     ) -> Result<(u16, crate::Completion), Refusal> {
-        let (instance, ecash) = self
+        let instance = self
             .federation
             .ecash()
             .expect("a federation with money has a module that holds it");
+        let bundle = self.federation.bundle(instance);
         let (completion, store) = self.enter(next, instance, Phase::Wallet, || {
-            (ecash.complete)(inputs, outputs)
+            bundle.complete(inputs, outputs)
         });
         let completion = completion?;
         next.stores.insert(instance, store);
