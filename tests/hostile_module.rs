@@ -131,6 +131,31 @@ async fn whatever_a_module_does_its_items_are_refused_and_the_guardians_go_on() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_without_a_wallet_half_is_shown_and_the_rest_is_used() {
+    let federation = federation_with_a_hostile_module(SessionLimits::default()).await;
+    let alice = federation.rich_wallet("alice", 20_000).await;
+    let info = alice.run(&["info"]).await.expect("it is shown");
+    let modules = info["federations"][0]["modules"].as_array();
+    let halves: Vec<_> = modules
+        .expect("a list of modules")
+        .iter()
+        .map(|module| (module["kind"].as_str(), module["wallet_half"].as_bool()))
+        .collect();
+    assert_eq!(
+        halves,
+        [
+            (Some("mint"), Some(true)),
+            (Some("wallet"), Some(true)),
+            (Some("hostile"), Some(false)),
+        ]
+    );
+    let asked = alice.try_run(&["hostile", "loop"], &[]).await;
+    let asked = asked.expect("it runs");
+    assert_eq!(asked.json["error"]["code"], "not-found", "{}", asked.json);
+    send(&alice, 10_000).await.expect("the others work");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_claims_debts_it_has_not_is_paused_when_the_session_ends() {
     let short = SessionLimits {
         epochs: 20,

@@ -73,6 +73,8 @@ pub struct ModuleView {
     pub version: String,
     /// One sentence.
     pub summary: String,
+    /// Whether it has a half for wallets. Without one it is the guardians' alone.
+    pub has_client: bool,
     /// What a person can ask of it.
     pub actions: Vec<Action>,
 }
@@ -326,6 +328,7 @@ impl Federation {
                     kind,
                     version: version.to_owned(),
                     summary: summary.to_owned(),
+                    has_client: module.has_client(),
                     actions: module
                         .actions()
                         .iter()

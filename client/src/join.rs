@@ -184,11 +184,11 @@ pub(crate) async fn bundle_on_disk(
     cache_bundle(directory, hash, &bytes)
 }
 
-/// Admits and loads the bundle of an instance.
+/// Admits and loads the bundle of an instance. One without a half for wallets is
+/// none the worse: the wallet has nothing to ask of it.
 ///
 /// # Errors
-/// [`WalletError::Untrusted`]: it is not what the config says, or not what a
-/// wallet runs.
+/// [`WalletError::Untrusted`]: it is not what the config says, or no module.
 pub(crate) fn load(
     engines: &Arc<Engines>,
     instance: &InstanceConfig,
@@ -212,9 +212,6 @@ pub(crate) fn load(
             "the bundle is of kind {:?}",
             bundle.description().kind
         )));
-    }
-    if !bundle.has_client() {
-        return Err(untrusted("the bundle has no half for wallets".into()));
     }
     Ok(bundle)
 }

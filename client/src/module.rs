@@ -15,6 +15,9 @@ pub trait ClientHalf: Send + Sync + 'static {
     fn bundle(&self) -> BundleHash;
     /// The bundle's version and its summary, for people.
     fn about(&self) -> (&str, &str);
+    /// Whether it has a half for wallets; one that has none takes no part here but
+    /// to say what it is.
+    fn has_client(&self) -> bool;
     /// What can be asked of it.
     fn actions(&self) -> &[Action];
     /// Whether it holds the wallet's money.
@@ -64,6 +67,10 @@ impl ClientHalf for Instance {
     fn about(&self) -> (&str, &str) {
         let description = Instance::bundle(self).description();
         (&description.version, &description.summary)
+    }
+
+    fn has_client(&self) -> bool {
+        Instance::bundle(self).has_client()
     }
 
     fn actions(&self) -> &[Action] {

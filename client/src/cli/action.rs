@@ -30,6 +30,11 @@ pub async fn run(
         .and_then(|word| word.to_str())
         .ok_or_else(|| WalletError::Usage("a module's name is no text".to_owned()))?;
     let module = federation.module(federation.instance(name)?).await?;
+    if !module.has_client {
+        return Err(WalletError::NotFound(format!(
+            "module {name} has no wallet half: it is the guardians' alone"
+        )));
+    }
     let matches = match command_of(name, &module).try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) => {
@@ -339,6 +344,7 @@ mod tests {
             kind: "mint".into(),
             version: "1.0.0".into(),
             summary: "e-cash".into(),
+            has_client: true,
             actions: vec![Action {
                 name: "send".into(),
                 summary: "Send notes".into(),

@@ -431,6 +431,7 @@ async fn info(wallet: &Wallet, name: Option<&str>, output: &Output) -> Result<Ex
                     "kind": module.kind,
                     "version": module.version,
                     "summary": module.summary,
+                    "wallet_half": module.has_client,
                     "actions": actions,
                 })
             })

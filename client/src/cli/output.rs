@@ -240,6 +240,9 @@ pub fn info(
             clean(&module.version),
             clean(&module.summary)
         );
+        if !module.has_client {
+            let _ = writeln!(text, "    no wallet half: nothing can be asked of it here");
+        }
         for action in &module.actions {
             let _ = writeln!(
                 text,

@@ -93,6 +93,9 @@ impl ClientHalf for Mint {
     fn about(&self) -> (&str, &str) {
         ("1.0.0", "")
     }
+    fn has_client(&self) -> bool {
+        true
+    }
     fn actions(&self) -> &[Action] {
         &self.actions
     }
@@ -271,6 +274,9 @@ impl ClientHalf for Shop {
     }
     fn about(&self) -> (&str, &str) {
         ("1.0.0", "")
+    }
+    fn has_client(&self) -> bool {
+        true
     }
     fn actions(&self) -> &[Action] {
         &self.actions

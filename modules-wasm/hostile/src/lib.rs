@@ -1,14 +1,14 @@
 //! A module that does everything it should not: loops, traps, recurses, takes all
 //! memory, fills the disk, pays out money that it never got and claims debts that
-//! nobody has. For tests; no federation wants it.
+//! nobody has. For tests; no federation wants it. It has the guardians' half
+//! alone: to a wallet it is one of the modules that it cannot use.
 
 use std::hint::black_box;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
-    Action, Answer, Arguments, AuditLine, Client, Description, Endpoint, Event, InputEffect, Item,
-    Json, Level, Module, OutPoint, OutputEffect, PeerId, Refusal, Server, Setup, Transition,
-    export, log, storage::Cell,
+    Answer, Arguments, AuditLine, Description, Endpoint, InputEffect, Item, Json, Level, Module,
+    OutPoint, OutputEffect, PeerId, Refusal, Server, Setup, export, log, storage::Cell,
 };
 
 /// What to do wrong.
@@ -205,22 +205,4 @@ impl Server for Hostile {
     }
 }
 
-impl Client for Hostile {
-    type State = ();
-
-    fn actions() -> Vec<Action> {
-        Vec::new()
-    }
-
-    fn start(_action: &str, _arguments: Arguments) -> Result<Transition<()>, Refusal> {
-        Misdeed::Trap.commit();
-        Ok(Transition::to(()))
-    }
-
-    fn advance((): (), _event: Event) -> Result<Transition<()>, Refusal> {
-        Misdeed::Trap.commit();
-        Ok(Transition::to(()))
-    }
-}
-
-export!(Hostile: federation-module);
+export!(Hostile: server-half);
