@@ -54,8 +54,12 @@ pub(crate) struct Record {
     pub(crate) invite: String,
     pub(crate) ecash: Option<InstanceId>,
     pub(crate) joined: u64,
-    /// Whether the modules' background actions have begun.
-    pub(crate) background: bool,
+    /// Whether the seed may have been used before, so that there may be money to
+    /// find again.
+    pub(crate) recovers: bool,
+    /// Whether what begins with joining has begun: recovery, and then the modules'
+    /// background actions.
+    pub(crate) begun: bool,
 }
 
 pub(crate) fn record_key(id: &FederationId) -> Vec<u8> {
@@ -303,7 +307,7 @@ impl Federation {
     /// A bundle cannot be had any more.
     pub async fn modules(&self) -> Result<Vec<ModuleView>, WalletError> {
         let mut views = Vec::new();
-        for instance in self.0.config.instances.iter().map(|instance| instance.id) {
+        for instance in self.0.instances() {
             views.push(self.module(instance).await?);
         }
         Ok(views)
@@ -412,6 +416,15 @@ impl Federation {
         self.prepare(Some(instance)).await?;
         self.prepare(self.ecash_instance()).await?;
         self.0.fresh(FRESH_FOR_START).await?;
+        if let Some(first) = self.recoveries().await?.first() {
+            return Err(WalletError::Refused(Refusal::new(
+                "recovering",
+                format!(
+                    "the wallet is still finding its money again; `wait {}` waits for it",
+                    first.operation
+                ),
+            )));
+        }
         let (action, arguments) = (action.to_owned(), arguments.to_vec());
         let operation = self
             .0
@@ -542,14 +555,63 @@ impl Federation {
         Ok(())
     }
 
-    /// Starts what modules want to have running from the beginning, once.
-    pub(crate) async fn start_background(&self) -> Result<(), WalletError> {
-        if self.0.record.lock().background {
+    /// The operations that find the wallet's money again and are not done yet.
+    /// Nothing else begins before they are.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn recoveries(&self) -> Result<Vec<OperationView>, WalletError> {
+        if !self.0.record.lock().recovers {
+            return Ok(Vec::new());
+        }
+        let ids = self.0.instances().map(|instance| self.recovery(instance));
+        let ids: Vec<_> = ids.collect();
+        let active = move |executor: &mut Executor| {
+            let found = ids.iter().map(|id| executor.active(id));
+            found.collect::<Result<Vec<_>, _>>()
+        };
+        let active = self.0.call(active).await??;
+        Ok(active.iter().flatten().map(|op| self.0.show(op)).collect())
+    }
+
+    fn recovery(&self, instance: InstanceId) -> OperationId {
+        self.id_of("modmint/wallet/recovery", instance, "")
+    }
+
+    /// The id of what is begun once, crash or not.
+    fn id_of(&self, purpose: &str, instance: InstanceId, action: &str) -> OperationId {
+        let parts: [&[u8]; 3] = [&self.0.id.0, &instance.0.to_be_bytes(), action.as_bytes()];
+        let mut id = OperationId([0; 10]);
+        id.0.copy_from_slice(&tagged_hash(purpose, &parts)[..10]);
+        id
+    }
+
+    /// Begins what is to begin with joining, once: modules find their money again,
+    /// if there may be any; then what they want to have running.
+    pub(crate) async fn begin(&self) -> Result<(), WalletError> {
+        let (recovers, begun) = {
+            let record = self.0.record.lock();
+            (record.recovers, record.begun)
+        };
+        if begun {
             return Ok(());
         }
-        for instance in self.0.config.instances.iter().map(|instance| instance.id) {
+        if recovers {
+            for instance in self.0.instances() {
+                self.prepare(Some(instance)).await?;
+                let id = self.recovery(instance);
+                self.0
+                    .call(move |executor| executor.recover(instance, id))
+                    .await??;
+            }
+        }
+        if !self.recoveries().await?.is_empty() {
+            // Tried again when the wallet is opened next.
+            return Ok(());
+        }
+        for instance in self.0.instances() {
             self.prepare(Some(instance)).await?;
-            let federation = self.0.id;
+            let this = self.clone();
             self.0
                 .call(move |executor| {
                     let module = executor.module(instance)?;
@@ -557,17 +619,7 @@ impl Federation {
                         if action.audience != Audience::Background {
                             continue;
                         }
-                        // The same id each time: begun once, crash or not.
-                        let hash = tagged_hash(
-                            "modmint/wallet/background",
-                            &[
-                                &federation.0,
-                                &instance.0.to_be_bytes(),
-                                action.name.as_bytes(),
-                            ],
-                        );
-                        let mut id = OperationId([0; 10]);
-                        id.0.copy_from_slice(&hash[..10]);
+                        let id = this.id_of("modmint/wallet/background", instance, &action.name);
                         if executor.operation(&id)?.is_none() {
                             executor.start(
                                 instance,
@@ -583,7 +635,7 @@ impl Federation {
                 .await??;
         }
         let mut record = self.0.record.lock().clone();
-        record.background = true;
+        record.begun = true;
         let mut batch = Batch::default();
         batch.put(
             record_key(&self.0.id),
@@ -668,6 +720,10 @@ impl Inner {
             None => return Err(WalletError::Closed),
         }
         answered.await.map_err(|_| WalletError::Closed)
+    }
+
+    fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        self.config.instances.iter().map(|instance| instance.id)
     }
 
     fn ecash(&self) -> Option<InstanceId> {
@@ -966,6 +1022,11 @@ mod tests {
     /// A wallet of one federation, whose guardians are `set` and whose modules are
     /// the executor's tests'.
     fn open(directory: &Path, set: &Set) -> Federation {
+        open_as(directory, set, false)
+    }
+
+    /// As [`open`]; one that `recovers` has joined just now.
+    fn open_as(directory: &Path, set: &Set, recovers: bool) -> Federation {
         let mut config = config();
         config.peers = set.peers.clone();
         let seed_file = directory.join("seed");
@@ -981,7 +1042,8 @@ mod tests {
             invite: "modmint1test".into(),
             ecash: Some(MINT),
             joined: 0,
-            background: true,
+            recovers,
+            begun: !recovers,
         };
         Federation::open_with(
             directory.to_owned(),
@@ -1088,6 +1150,27 @@ mod tests {
             .await;
         assert_eq!(begun.unwrap_err().code(), "federation-unreachable");
         assert!(federation.operations(10).await.unwrap().is_empty());
+        federation.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_wallet_of_given_words_finds_its_money_before_anything_else_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), honest(), honest()]).await;
+        let federation = open_as(directory.path(), &set, true);
+        federation.begin().await.unwrap();
+        let recoveries = federation.recoveries().await.unwrap();
+        let [recovery] = recoveries.as_slice() else {
+            panic!("{recoveries:?}");
+        };
+        assert_eq!(
+            (recovery.kind.as_str(), recovery.action.as_str()),
+            ("mint", "recover")
+        );
+        let paid = federation
+            .start(SHOP, "pay", &[], Allowance::Anything)
+            .await;
+        assert_eq!(paid.unwrap_err().code(), "recovering");
         federation.close().await;
     }
 

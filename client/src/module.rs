@@ -42,6 +42,11 @@ pub trait ClientHalf: Send + Sync + 'static {
         state: &[u8],
         event: Event,
     ) -> Result<Transition, CallError>;
+    /// Begins the machine that finds this module's money again.
+    ///
+    /// # Errors
+    /// As [`ClientHalf::start`].
+    fn recover(&self, host: &Arc<dyn Host>) -> Result<Transition, CallError>;
     /// What can be spent now; of the e-cash module alone.
     ///
     /// # Errors
@@ -97,6 +102,10 @@ impl ClientHalf for Instance {
         event: Event,
     ) -> Result<Transition, CallError> {
         Instance::advance(self, host, state, event)
+    }
+
+    fn recover(&self, host: &Arc<dyn Host>) -> Result<Transition, CallError> {
+        Instance::recover(self, host, None)
     }
 
     fn balance(&self, host: &Arc<dyn Host>) -> Result<Amount, CallError> {

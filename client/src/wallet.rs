@@ -23,6 +23,8 @@ use crate::{
     seed::Seed,
 };
 
+/// There if the seed's words were given: it may have been used before.
+const RESTORED: &[u8] = b"r";
 /// How many bundles are fetched at once.
 const FETCHES: usize = 4;
 
@@ -84,7 +86,8 @@ impl Wallet {
     }
 
     /// Makes the wallet's seed, of `words` if there are any, else of new ones.
-    /// Returns the words, to be shown once.
+    /// Returns the words, to be shown once. In the federations that a wallet of
+    /// given words joins, modules look for the money that belongs to them.
     ///
     /// # Errors
     /// There is a seed already, or the words are none of BIP 39's.
@@ -96,7 +99,13 @@ impl Wallet {
             )));
         }
         let (seed, words) = match words {
-            Some(words) => Seed::import(&self.seed_file(), words)?,
+            Some(words) => {
+                // First: a seed without it would find nothing.
+                let mut batch = Batch::default();
+                batch.put(RESTORED.to_vec(), Vec::new());
+                self.database.write(batch)?;
+                Seed::import(&self.seed_file(), words)?
+            }
             None => Seed::create(&self.seed_file())?,
         };
         self.seed.get_or_init(|| Arc::new(seed));
@@ -137,7 +146,8 @@ impl Wallet {
     }
 
     /// Joins the federation that an invite names: fetches its config and bundles,
-    /// verifies them, and begins what its modules want to have running. Joining
+    /// verifies them, and begins what begins with joining: to find money again
+    /// ([`Federation::recoveries`]), and what modules want to have running. Joining
     /// again changes nothing. The wallet must have a seed.
     ///
     /// # Errors
@@ -162,7 +172,7 @@ impl Wallet {
                 self.add(invite.federation, record)?
             }
         };
-        federation.start_background().await?;
+        federation.begin().await?;
         Ok(federation)
     }
 
@@ -201,7 +211,8 @@ impl Wallet {
             invite: invite.to_string(),
             ecash,
             joined: device_time(),
-            background: false,
+            recovers: self.database.get(RESTORED)?.is_some(),
+            begun: false,
         })
     }
 
@@ -212,7 +223,7 @@ impl Wallet {
     /// The disk fails.
     pub async fn resume(&self) -> Result<(), WalletError> {
         for federation in self.federations() {
-            if let Err(e) = federation.start_background().await {
+            if let Err(e) = federation.begin().await {
                 tracing::warn!(federation = %federation.id(), "cannot begin: {e}");
             }
             federation.resume().await?;

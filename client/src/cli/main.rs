@@ -12,7 +12,9 @@ mod output;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use modmint_client::{Allowance, Federation, OperationId, Wallet, WalletError};
+use modmint_client::{
+    Allowance, Federation, OperationId, OperationStatus, OperationView, Wallet, WalletError,
+};
 use modmint_core::config::Invite;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -73,6 +75,9 @@ struct Manner {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the wallet's seed and show its words, once
+    ///
+    /// With the words of a wallet that was lost, the federations that are joined
+    /// afterwards are searched for its money.
     Init {
         /// Take the words from this file, or from standard input if it is -
         #[arg(long, value_name = "FILE")]
@@ -207,7 +212,7 @@ async fn on_wallet(
 ) -> Result<Exit, WalletError> {
     match command {
         Command::Init { words_file } => init(wallet, words_file, output),
-        Command::Join { invite } => join(wallet, &invite, output).await,
+        Command::Join { invite } => join(wallet, &invite, &manner, output).await,
         Command::Info => info(wallet, name, output).await,
         Command::Balance => {
             wallet.resume().await?;
@@ -283,7 +288,12 @@ fn init(
     Ok(Exit::Success)
 }
 
-async fn join(wallet: &Wallet, invite: &str, output: &Output) -> Result<Exit, WalletError> {
+async fn join(
+    wallet: &Wallet,
+    invite: &str,
+    manner: &Manner,
+    output: &Output,
+) -> Result<Exit, WalletError> {
     let invite: Invite = invite
         .parse()
         .map_err(|e: modmint_core::config::ParseInviteError| WalletError::Usage(e.to_string()))?;
@@ -300,6 +310,7 @@ async fn join(wallet: &Wallet, invite: &str, output: &Output) -> Result<Exit, Wa
         );
     }
     let federation = joined?;
+    let recovered = recover(&federation, Report::new(output, manner)).await?;
     let config = federation.config();
     let kinds: Vec<_> = config.instances.iter().map(|i| i.kind.as_str()).collect();
     let mut document = json!({
@@ -311,6 +322,9 @@ async fn join(wallet: &Wallet, invite: &str, output: &Output) -> Result<Exit, Wa
     });
     if let Some(words) = &words {
         document["seed_words"] = json!(&**words);
+    }
+    if let Some(balance) = recovered {
+        document["balance_msat"] = json!(balance);
     }
     output.print(&document, || {
         if let Some(words) = &words {
@@ -327,8 +341,39 @@ async fn join(wallet: &Wallet, invite: &str, output: &Output) -> Result<Exit, Wa
             config.network,
             output::clean(&kinds.join(", "))
         );
+        if let Some(balance) = recovered {
+            println!("{balance} found again.");
+        }
     });
     Ok(Exit::Success)
+}
+
+/// Waits until modules have found what money there is, if they look for any.
+/// Returns the balance then.
+async fn recover(
+    federation: &Federation,
+    mut report: Report<'_>,
+) -> Result<Option<modmint_core::Amount>, WalletError> {
+    let recoveries = federation.recoveries().await?;
+    for view in &recoveries {
+        let done = |view: &OperationView| {
+            report.progress(view);
+            !matches!(
+                view.status,
+                OperationStatus::Running | OperationStatus::Asking
+            )
+        };
+        let view = federation.wait(view.operation, done).await?;
+        if let Some(refusal) = view.error {
+            report.end();
+            return Err(WalletError::Refused(refusal));
+        }
+    }
+    report.end();
+    match recoveries.is_empty() {
+        true => Ok(None),
+        false => federation.balance().await.map(Some),
+    }
 }
 
 /// The federation named, or all.
@@ -344,7 +389,7 @@ async fn find(
     wallet: &Wallet,
     name: Option<&str>,
     id: OperationId,
-) -> Result<(Federation, modmint_client::OperationView), WalletError> {
+) -> Result<(Federation, OperationView), WalletError> {
     for federation in chosen(wallet, name)? {
         match federation.operation(id).await {
             Ok(view) => return Ok((federation, view)),

@@ -74,6 +74,9 @@ impl Allowance {
     }
 }
 
+/// What the operation that finds a module's money again is shown as.
+const RECOVER: &str = "recover";
+
 /// Gives the client half of an instance, loading it when it is first asked for.
 pub(crate) type Loader = Box<dyn Fn(InstanceId) -> Result<Arc<dyn ClientHalf>, WalletError> + Send>;
 
@@ -279,7 +282,6 @@ impl Executor {
                 ))
             })?;
         check_arguments(&known.parameters, arguments).map_err(WalletError::refused)?;
-        let now = device_time();
         let overlay = Overlay::new(self.database.clone());
         let holds_money = self.ecash == Some(instance);
         let before = if holds_money {
@@ -297,21 +299,8 @@ impl Executor {
             .effects
             .iter()
             .any(|effect| matches!(effect.want, Want::Submit(_)));
-        let mut operation = Operation {
-            id: id.unwrap_or_else(|| OperationId::new(now)),
-            federation: self.federation,
-            instance,
-            kind: self.kind(instance).to_owned(),
-            action: action.to_owned(),
-            created: now,
-            updated: now,
-            machines: vec![Machine::new(instance)],
-            transactions: Vec::new(),
-            allowance: Amount::ZERO,
-            taken: Amount::ZERO,
-            progress: None,
-            generation: 0,
-        };
+        let id = id.unwrap_or_else(|| OperationId::new(device_time()));
+        let mut operation = self.new_operation(instance, action, id);
         if holds_money && !wants_transaction {
             // Money that leaves the balance without a transaction, as notes that
             // fit exactly do, is a spend like any other.
@@ -337,6 +326,55 @@ impl Executor {
         step.apply(0, transition)?;
         step.settle()?;
         step.commit()
+    }
+
+    fn new_operation(&self, instance: InstanceId, action: &str, id: OperationId) -> Operation {
+        let now = device_time();
+        Operation {
+            id,
+            federation: self.federation,
+            instance,
+            kind: self.kind(instance).to_owned(),
+            action: action.to_owned(),
+            created: now,
+            updated: now,
+            machines: vec![Machine::new(instance)],
+            transactions: Vec::new(),
+            allowance: Amount::ZERO,
+            taken: Amount::ZERO,
+            progress: None,
+            generation: 0,
+        }
+    }
+
+    /// Begins to find a module's money again, as the operation `id`. None if there
+    /// is nothing to find, or it has begun before.
+    pub(crate) fn recover(
+        &mut self,
+        instance: InstanceId,
+        id: OperationId,
+    ) -> Result<Option<Operation>, WalletError> {
+        let module = self.module(instance)?;
+        if !module.has_client() || self.operation(&id)?.is_some() {
+            return Ok(None);
+        }
+        let overlay = Overlay::new(self.database.clone());
+        let transition = module
+            .recover(&self.host(&overlay, instance))
+            .map_err(|e| self.call_error(instance, e))?;
+        if transition.finished == Some(Ok(())) && transition.progress.is_none() {
+            return Ok(None);
+        }
+        let operation = self.new_operation(instance, RECOVER, id);
+        let mut step = Step {
+            executor: self,
+            overlay,
+            operation,
+            start: None,
+        };
+        step.apply(0, transition)?;
+        step.settle()?;
+        step.commit().map(Some)
     }
 
     /// Tells a machine what came of an effect. `goes_on`: there may be more of it.

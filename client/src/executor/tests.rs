@@ -168,6 +168,26 @@ impl ClientHalf for Mint {
             (effect, outcome, _) => panic!("told {effect} {outcome:?}"),
         }
     }
+    /// Five, once their outcome is there.
+    fn recover(&self, _: &Arc<dyn Host>) -> Result<Transition, CallError> {
+        let request = OutcomeRequest {
+            out_points: vec![modmint_core::OutPoint {
+                txid: TxId([5; 32]),
+                index: 0,
+            }],
+            agreement: Agreement::Each,
+        };
+        let state = Change {
+            chosen: Vec::new(),
+            change: 5,
+            accepted: true,
+        };
+        let effect = Effect {
+            id: 1,
+            want: Want::Outcomes(request),
+        };
+        Ok(to(state, vec![effect]))
+    }
     fn balance(&self, host: &Arc<dyn Host>) -> Result<Amount, CallError> {
         Ok(notes(host)?
             .iter()
@@ -346,6 +366,9 @@ impl ClientHalf for Shop {
             }
             (_, outcome) => panic!("told {outcome:?}"),
         }
+    }
+    fn recover(&self, _: &Arc<dyn Host>) -> Result<Transition, CallError> {
+        Ok(finished(Ok(())))
     }
     fn balance(&self, _: &Arc<dyn Host>) -> Result<Amount, CallError> {
         unreachable!("not the e-cash module")

@@ -8,12 +8,12 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
     Acceptance, Action, Agreement, Amount, Arguments, Audience, Client, Completion, Ecash,
-    EffectDone, EffectResult, Event, PeerAnswer, PeerOutcomes, Plan, PlannedInput, Quote, Refusal,
-    Rejection, Transition, crypto, federation, object, parameters, wallet,
+    EffectDone, EffectResult, Event, PeerOutcomes, Plan, PlannedInput, Quote, Refusal, Rejection,
+    Transition, crypto, federation, object, parameters, wallet,
 };
 
 use crate::{
-    Mint, MintConfig, Notes, Spent, SpentQuery, TextNote, label,
+    Issuance, IssuedQuery, Mint, MintConfig, Notes, Spent, SpentQuery, TextNote, label,
     notes::{Fresh, Issued, OwnNote, Stock},
     selection::{self, Counts, MOST_INPUTS, MOST_SENT, NONE, TARGET},
     value,
@@ -147,6 +147,36 @@ pub enum State {
         /// The submission, and how often it was tried.
         effect: u32,
     },
+    /// Looks for this wallet's notes among all that were issued.
+    Searching {
+        /// How far it is.
+        search: Search,
+    },
+    /// Asks which of the notes that were found have been spent.
+    Sifting {
+        /// How far it is.
+        search: Search,
+        /// Which.
+        found: Issued,
+    },
+    /// Fetches the notes that are left into the stock.
+    Restoring {
+        /// How far it is.
+        search: Search,
+        /// Which.
+        found: Issued,
+    },
+}
+
+/// The search for a wallet's money.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Search {
+    /// The last output looked at, as [`IssuedQuery`] wants it.
+    after: Option<Vec<u8>>,
+    /// Found and not spent, millisatoshi.
+    restored: u64,
+    /// The last effect.
+    effect: u32,
 }
 
 type Step = Transition<State>;
@@ -219,7 +249,14 @@ impl Client for Mint {
                 attempts,
             } => redeemed(notes, purpose, effect, attempts, outcome),
             State::Exchanging { notes, effect } => exchanged(notes, effect, outcome),
+            State::Searching { search } => searched(search, outcome),
+            State::Sifting { search, found } => sifted(search, found, outcome),
+            State::Restoring { search, found } => restored(search, found, &outcome),
         })
+    }
+
+    fn recover(_backup: Option<Vec<u8>>) -> Result<Option<Step>, Refusal> {
+        Ok(Some(search(Search::default())))
     }
 }
 
@@ -589,10 +626,7 @@ fn check(notes: Vec<TextNote>, effect: u32, attempts: u32) -> Step {
 }
 
 fn checked(notes: Vec<TextNote>, effect: u32, attempts: u32, outcome: EffectResult) -> Step {
-    let spent = match &outcome {
-        EffectResult::Answers(answers) => spent(answers).filter(|s| s.len() == notes.len()),
-        _ => None,
-    };
+    let spent = read_answer(&outcome).filter(|spent: &Spent| spent.len() == notes.len());
     let Some(spent) = spent else {
         let later = wallet::unix_time().saturating_add(LATER_SECONDS);
         let state = State::Out {
@@ -626,7 +660,11 @@ fn checked(notes: Vec<TextNote>, effect: u32, attempts: u32, outcome: EffectResu
     redeem(left, Purpose::Reclaim, effect + 1, attempts)
 }
 
-fn spent(answers: &[PeerAnswer]) -> Option<Spent> {
+/// What a threshold of guardians has answered.
+fn read_answer<T: BorshDeserialize>(outcome: &EffectResult) -> Option<T> {
+    let EffectResult::Answers(answers) = outcome else {
+        return None;
+    };
     let bytes = answers.first()?.answer.as_ref().ok()?;
     borsh::from_slice(bytes).ok()
 }
@@ -715,6 +753,98 @@ fn exchanged(notes: Vec<OwnNote>, effect: u32, outcome: EffectResult) -> Step {
             Transition::failed(state, refusal)
         }
     }
+}
+
+// Finding it all again, with nothing but the seed.
+
+/// Asks for the next notes that were issued, whosoever they are.
+fn search(mut search: Search) -> Step {
+    search.effect += 1;
+    let query = IssuedQuery {
+        after: search.after.clone(),
+    };
+    let (effect, found) = (search.effect, Amount(search.restored));
+    Transition::to(State::Searching { search })
+        .query(effect, "issued", query.arguments(), Agreement::Same)
+        .progress(
+            "recovering",
+            format!("looking for notes of this seed; {found} found"),
+            object! { "amount_msat" => found },
+        )
+}
+
+/// Guardians cannot be asked: again in a while.
+fn later(mut search: Search, state: impl FnOnce(Search) -> State) -> Step {
+    search.effect += 1;
+    let effect = search.effect;
+    let time = wallet::unix_time().saturating_add(LATER_SECONDS);
+    Transition::to(state(search)).until(effect, time)
+}
+
+fn searched(mut searching: Search, outcome: EffectResult) -> Step {
+    let page: Vec<Issuance> = match read_answer(&outcome) {
+        Some(page) => page,
+        None if outcome == EffectResult::TimeReached => return search(searching),
+        None => return later(searching, |search| State::Searching { search }),
+    };
+    let Some(last) = page.last() else {
+        let amount = Amount(searching.restored);
+        return Transition::done(State::Searching { search: searching }).progress(
+            "recovered",
+            format!("{amount} found again"),
+            object! { "amount_msat" => amount },
+        );
+    };
+    searching.after = Some([&last.txid[..], &last.index.to_be_bytes()].concat());
+    let found = Issued::recognised(&page);
+    if found.notes.is_empty() {
+        return search(searching);
+    }
+    sift(searching, found)
+}
+
+/// Asks which of the notes have been spent.
+fn sift(mut search: Search, found: Issued) -> Step {
+    search.effect += 1;
+    let effect = search.effect;
+    let query = SpentQuery {
+        nonces: found.notes.iter().flat_map(|(_, _, n)| n.nonce).collect(),
+    };
+    Transition::to(State::Sifting { search, found }).query(
+        effect,
+        "spent",
+        query.arguments(),
+        Agreement::Same,
+    )
+}
+
+fn sifted(mut searching: Search, mut found: Issued, outcome: EffectResult) -> Step {
+    let mut spent = match read_answer(&outcome).filter(|s: &Spent| s.len() == found.notes.len()) {
+        Some(spent) => spent.into_iter(),
+        None if outcome == EffectResult::TimeReached => return sift(searching, found),
+        None => return later(searching, |search| State::Sifting { search, found }),
+    };
+    found.notes.retain(|_| spent.next() == Some(false));
+    if found.notes.is_empty() {
+        return search(searching);
+    }
+    searching.effect += 1;
+    fetch_found(searching, found)
+}
+
+fn fetch_found(search: Search, found: Issued) -> Step {
+    let (effect, out_points) = (search.effect, found.out_points());
+    Transition::to(State::Restoring { search, found }).outcomes(effect, out_points, Agreement::Each)
+}
+
+fn restored(mut searching: Search, found: Issued, outcome: &EffectResult) -> Step {
+    let Some(notes) = found.unblind(shares(outcome)) else {
+        return fetch_found(searching, found);
+    };
+    Stock::put(&notes);
+    let values = notes.iter().filter_map(|note| value(note.exponent));
+    searching.restored += values.sum::<u64>();
+    search(searching)
 }
 
 /// A transaction was refused for what fresh blinding or other notes may mend.

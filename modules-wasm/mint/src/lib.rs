@@ -19,9 +19,11 @@ use modmint_sdk::{
 };
 
 pub use client::{Cancel, Consolidate, Receive, Send, Split, State};
-pub use messages::{BlindNote, DENOMINATIONS, MintConfig, Note, Outcome, Spent, label, value};
+pub use messages::{
+    BlindNote, DENOMINATIONS, Issuance, MintConfig, Note, Outcome, Spent, label, value,
+};
 pub use notes::{Fresh, OwnNote};
-pub use server::{IssuedNote, SpentQuery};
+pub use server::{IssuedQuery, SpentQuery};
 pub use text::{BadNotes, Notes, TextNote};
 
 /// The module.
@@ -51,7 +53,10 @@ impl Module for Mint {
             server_storage: 1,
             client_storage: 1,
             configuration: Configuration::parameters(),
-            queries: vec![SpentQuery::endpoint("spent")],
+            queries: vec![
+                SpentQuery::endpoint("spent"),
+                IssuedQuery::endpoint("issued"),
+            ],
             commands: Vec::new(),
         }
     }
@@ -105,6 +110,19 @@ impl Module for Mint {
                 let spent: Spent =
                     borsh::from_slice(bytes).map_err(|_| bad("answer of this query"))?;
                 Ok(spent.into())
+            }
+            Item::Answer(query) if query == "issued" => {
+                let issued: Vec<Issuance> =
+                    borsh::from_slice(bytes).map_err(|_| bad("answer of this query"))?;
+                let shown = issued.iter().map(|issuance| {
+                    object! {
+                        "txid" => issuance.txid.as_slice(),
+                        "index" => u64::from(issuance.index),
+                        "amount_msat" => amount(issuance.note.exponent),
+                        "blinded_message" => issuance.note.blinded_message.as_slice(),
+                    }
+                });
+                Ok(shown.collect::<Vec<Json>>().into())
             }
             _ => Err(bad("value of this module")),
         }

@@ -51,5 +51,17 @@ pub struct BlindNote {
 /// share.
 pub type Outcome = [u8; 48];
 
+/// A note that was signed, in the answer of the query `issued`: what its owner
+/// recognises it by, and where its signature is to be had.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Issuance {
+    /// The transaction that asked for it.
+    pub txid: [u8; 32],
+    /// The output's place in it.
+    pub index: u16,
+    /// What was asked for.
+    pub note: BlindNote,
+}
+
 /// The answer of the query `spent`: for each nonce asked for, whether it is.
 pub type Spent = Vec<bool>;

@@ -14,7 +14,7 @@ use modmint_sdk::{
 };
 
 use crate::{
-    BlindNote, DENOMINATIONS, Note, TextNote, label,
+    BlindNote, DENOMINATIONS, Issuance, Note, TextNote, label,
     selection::{Counts, NONE, exponents},
     value,
 };
@@ -55,15 +55,12 @@ pub struct Fresh {
 /// Notes that guardians have signed or are about to, by where their outputs are.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Issued {
-    /// The transaction.
-    pub txid: [u8; 32],
-    /// The outputs' indices, and the notes.
-    pub notes: Vec<(u16, Fresh)>,
+    /// The transactions, the outputs' indices, and the notes.
+    pub notes: Vec<([u8; 32], u16, Fresh)>,
 }
 
 /// The tag that makes a tweak recognisable, 8 bytes.
-fn tag(random: &[u8; 8]) -> [u8; 8] {
-    let secret = wallet::derive_secret(&[RECOGNISE]);
+fn tag(secret: &[u8; 32], random: &[u8]) -> [u8; 8] {
     let hash = crypto::sha256(&[&secret[..], random].concat());
     let (tag, _) = hash.split_first_chunk().expect("32 bytes begin with 8");
     *tag
@@ -72,20 +69,25 @@ fn tag(random: &[u8; 8]) -> [u8; 8] {
 impl Fresh {
     /// As many new notes of each denomination.
     pub fn draw(counts: &Counts) -> Vec<Self> {
+        let secret = wallet::derive_secret(&[RECOGNISE]);
         exponents()
             .flat_map(|e| (0..counts[usize::from(e)]).map(move |_| e))
             .map(|exponent| {
-                let random = wallet::random();
+                let random: [u8; 8] = wallet::random();
                 let mut tweak = [0; 16];
                 tweak[..8].copy_from_slice(&random);
-                tweak[8..].copy_from_slice(&tag(&random));
-                Self {
-                    exponent,
-                    tweak,
-                    nonce: wallet::derive_public_key(&path(SPEND, &tweak)),
-                }
+                tweak[8..].copy_from_slice(&tag(&secret, &random));
+                Self::of(exponent, tweak)
             })
             .collect()
+    }
+
+    fn of(exponent: u8, tweak: [u8; 16]) -> Self {
+        Self {
+            exponent,
+            tweak,
+            nonce: wallet::derive_public_key(&path(SPEND, &tweak)),
+        }
     }
 
     fn blinding(&self) -> Blinding {
@@ -121,16 +123,46 @@ impl Fresh {
 impl Issued {
     /// These notes, at these places of the transaction.
     pub fn new(txid: &[u8], places: &[u16], notes: Vec<Fresh>) -> Self {
+        let txid = txid.try_into().expect("the host's txids are 32 bytes");
+        let places = places.iter().copied();
         Self {
-            txid: txid.try_into().expect("the host's txids are 32 bytes"),
-            notes: places.iter().copied().zip(notes).collect(),
+            notes: places.zip(notes).map(|(i, note)| (txid, i, note)).collect(),
+        }
+    }
+
+    /// Those that this wallet has asked for, whenever that was. A tweak can be
+    /// copied by whoever sees it; the blinded message tells.
+    pub fn recognised(issued: &[Issuance]) -> Self {
+        let secret = wallet::derive_secret(&[RECOGNISE]);
+        let tagged: Vec<_> = issued
+            .iter()
+            .filter(|issuance| {
+                let (random, tagged) = issuance.note.tweak.split_at(8);
+                tag(&secret, random) == tagged
+            })
+            .map(|issuance| {
+                (
+                    issuance,
+                    Fresh::of(issuance.note.exponent, issuance.note.tweak),
+                )
+            })
+            .collect();
+        let blindings: Vec<_> = tagged.iter().map(|(_, note)| note.blinding()).collect();
+        let own = tagged
+            .into_iter()
+            .zip(wallet::tbs_blind(&blindings))
+            .filter(|((issuance, _), blinded)| issuance.note.blinded_message == *blinded);
+        Self {
+            notes: own
+                .map(|((issuance, note), _)| (issuance.txid, issuance.index, note))
+                .collect(),
         }
     }
 
     /// Where they are.
     pub fn out_points(&self) -> Vec<OutPoint> {
-        let out_point = |(index, _): &(u16, Fresh)| OutPoint {
-            txid: self.txid.to_vec(),
+        let out_point = |(txid, index, _): &([u8; 32], u16, Fresh)| OutPoint {
+            txid: txid.to_vec(),
             index: *index,
         };
         self.notes.iter().map(out_point).collect()
@@ -155,20 +187,20 @@ impl Issued {
                 .notes
                 .iter()
                 .enumerate()
-                .map(|(place, (_, note))| SignedBlinding {
+                .map(|(place, (_, _, note))| SignedBlinding {
                     blinding: note.blinding(),
                     shares: shares(place),
                 })
                 .collect();
             match wallet::tbs_unblind(&signed) {
                 Ok(signatures) => {
-                    let note = |((_, note), signature): (&(u16, Fresh), [u8; 48])| OwnNote {
+                    let own = |((_, _, note), signature): (&(_, _, Fresh), [u8; 48])| OwnNote {
                         exponent: note.exponent,
                         tweak: note.tweak,
                         nonce: note.nonce,
                         signature,
                     };
-                    return Some(self.notes.iter().zip(signatures).map(note).collect());
+                    return Some(self.notes.iter().zip(signatures).map(own).collect());
                 }
                 Err(bad) => {
                     let before = usable.len();

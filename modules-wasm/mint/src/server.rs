@@ -1,39 +1,40 @@
 //! What guardians do about notes.
 
-use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
     Answer, Approval, Arguments, AuditLine, InputEffect, Nothing, OutPoint, OutputEffect, Refusal,
     Server, Signable, crypto, federation, guardian, parameters, signing,
     storage::{Cell, Table},
 };
 
-use crate::{BlindNote, DENOMINATIONS, Mint, MintConfig, Note, Spent, label, value};
-
-/// A note that was signed, by the output that asked for it. The tweak is kept for
-/// the wallet that looks for its money with nothing but its seed.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct IssuedNote {
-    /// The denomination is 2 to this.
-    pub exponent: u8,
-    /// What is signed.
-    pub blinded_message: [u8; 48],
-    /// See [`BlindNote::tweak`].
-    pub tweak: [u8; 16],
-}
+use crate::{BlindNote, DENOMINATIONS, Issuance, Mint, MintConfig, Note, Spent, label, value};
 
 const SPENT: Table<[u8; 33], ()> = Table::new(b's');
-const ISSUED: Table<OutPoint, IssuedNote> = Table::new(b'i');
+/// The notes that were signed, by the outputs that asked for them. With their
+/// tweaks: for the wallet that looks for its money with nothing but its seed.
+const ISSUED: Table<([u8; 32], u16), BlindNote> = Table::new(b'i');
 /// Issued less spent, millisatoshi.
 const CIRCULATING: Cell<u64> = Cell::new(b'c');
 
 /// How many nonces one query may ask about.
 const MOST_NONCES: usize = 1000;
+/// How many notes one query is answered with: its wallet has to look at them in
+/// one call.
+const MOST_ISSUED: u32 = 500;
 
 parameters! {
     /// Which of some notes have been spent.
     pub struct SpentQuery {
         /// The notes' nonces, 33 bytes each, one behind the other; at most 1000.
         nonces: Vec<u8>,
+    }
+}
+
+parameters! {
+    /// All notes that have been issued, some at a time; an empty answer is the end.
+    pub struct IssuedQuery {
+        /// Only those behind this output: its transaction's id, 32 bytes, and its index, 2
+        /// bytes, big endian.
+        after: Option<Vec<u8>>,
     }
 }
 
@@ -55,6 +56,42 @@ fn denomination(exponent: u8) -> Result<u64, Refusal> {
             ),
         )
     })
+}
+
+fn spent(query: &SpentQuery) -> Result<Spent, Refusal> {
+    let (nonces, rest) = query.nonces.as_chunks::<33>();
+    if !rest.is_empty() || nonces.len() > MOST_NONCES {
+        return Err(Refusal::new(
+            "bad-argument",
+            format!("nonces are 33 bytes each, at most {MOST_NONCES} of them"),
+        ));
+    }
+    Ok(nonces.iter().map(|nonce| SPENT.contains(nonce)).collect())
+}
+
+fn issued(query: &IssuedQuery) -> Result<Vec<Issuance>, Refusal> {
+    let after = match query.after.as_deref().map(<[u8]>::split_first_chunk::<32>) {
+        None => None,
+        Some(Some((txid, &[high, low]))) => Some((*txid, u16::from_be_bytes([high, low]))),
+        Some(_) => {
+            return Err(Refusal::new(
+                "bad-argument",
+                "an output is 34 bytes: a transaction's id and an index, big endian",
+            ));
+        }
+    };
+    let page = ISSUED.page(after.as_ref(), MOST_ISSUED).into_iter();
+    Ok(page
+        .map(|((txid, index), note)| Issuance { txid, index, note })
+        .collect())
+}
+
+fn place(out_point: &OutPoint) -> ([u8; 32], u16) {
+    let txid = out_point.txid.as_slice().try_into();
+    (
+        txid.expect("the host's txids are 32 bytes"),
+        out_point.index,
+    )
 }
 
 fn note_fee() -> u64 {
@@ -109,12 +146,7 @@ impl Server for Mint {
                 ));
             }
         }
-        let issued = IssuedNote {
-            exponent: note.exponent,
-            blinded_message: note.blinded_message,
-            tweak: note.tweak,
-        };
-        ISSUED.put(&out_point, &issued);
+        ISSUED.put(&place(&out_point), &note);
         let circulating = CIRCULATING.get().unwrap_or_default().checked_add(value);
         CIRCULATING.put(&circulating.ok_or_else(|| {
             Refusal::new(
@@ -129,7 +161,10 @@ impl Server for Mint {
     }
 
     fn outcomes(out_points: Vec<OutPoint>) -> Vec<Option<Vec<u8>>> {
-        let issued: Vec<_> = out_points.iter().map(|place| ISSUED.get(place)).collect();
+        let issued: Vec<_> = out_points
+            .iter()
+            .map(|out_point| ISSUED.get(&place(out_point)))
+            .collect();
         let wanted: Vec<_> = issued
             .iter()
             .flatten()
@@ -143,23 +178,18 @@ impl Server for Mint {
     }
 
     fn query(name: &str, arguments: Arguments) -> Result<Answer, Refusal> {
-        if name != "spent" {
-            return Err(Refusal::new(
-                "no-such-query",
-                format!("this module has no query {name:?}; there is: spent"),
-            ));
-        }
-        let SpentQuery { nonces } = SpentQuery::read(arguments)?;
-        let (nonces, rest) = nonces.as_chunks::<33>();
-        if !rest.is_empty() || nonces.len() > MOST_NONCES {
-            return Err(Refusal::new(
-                "bad-argument",
-                format!("nonces are 33 bytes each, at most {MOST_NONCES} of them"),
-            ));
-        }
-        let spent: Spent = nonces.iter().map(|nonce| SPENT.contains(nonce)).collect();
+        let answer = match name {
+            "spent" => borsh::to_vec(&spent(&SpentQuery::read(arguments)?)?),
+            "issued" => borsh::to_vec(&issued(&IssuedQuery::read(arguments)?)?),
+            _ => {
+                return Err(Refusal::new(
+                    "no-such-query",
+                    format!("this module has no query {name:?}; there are: spent, issued"),
+                ));
+            }
+        };
         Ok(Answer::Ready(
-            borsh::to_vec(&spent).expect("writing to memory does not fail"),
+            answer.expect("writing to memory does not fail"),
         ))
     }
 

@@ -8,11 +8,13 @@
 
 use modmint_core::Transaction;
 use modmint_mint::{
-    BlindNote, Cancel, Consolidate, Mint, Note, Notes, Receive, Send, Split, label,
+    BlindNote, Cancel, Consolidate, Issuance, IssuedQuery, Mint, Note, Notes, Receive, Send, Split,
+    label,
 };
 use modmint_sdk::{
-    Amount, Item, OutPoint, Refusal, Server,
+    Amount, Answer, Blinding, Item, OutPoint, Refusal, Server,
     mock::{Behaviour, Bundle, Federation, Kill, OperationId, Phase, Wallet},
+    wallet,
 };
 use modmint_wallet::{PegInProof, Wallet as WalletModule};
 use proptest::prelude::*;
@@ -785,4 +787,145 @@ fn lost(federation: &Federation, deposited: u64) -> i128 {
     let lost = i128::from(deposited) - federation.books(MINT).0;
     assert!(lost >= 0);
     lost
+}
+
+/// A federation in which alice has received, paid, and has something left.
+fn with_a_history() -> (Federation, Wallet) {
+    let federation = federation(4);
+    let mut alice = Wallet::new(&federation, "alice");
+    let mut bob = Wallet::new(&federation, "bob");
+    deposit(&federation, &mut alice, 20_000);
+    deposit(&federation, &mut bob, 20_000);
+    for msat in [1_234_567, 7, 3_000_000] {
+        let (_, notes) = send(&mut alice, msat);
+        receive(&mut bob, &notes).unwrap();
+        let (_, notes) = send(&mut bob, msat / 2);
+        receive(&mut alice, &notes).unwrap();
+    }
+    (federation, alice)
+}
+
+fn recover(wallet: &mut Wallet) -> OperationId {
+    let operation = wallet.recover(MINT).unwrap();
+    carry_on(wallet);
+    assert_eq!(wallet.operation(operation).finished(), Some(Ok(())));
+    operation
+}
+
+#[test]
+fn a_wallet_with_nothing_but_its_seed_finds_its_money_again_and_can_spend_it() {
+    let (federation, alice) = with_a_history();
+    federation.set_behaviour(1, Behaviour::Lying);
+    let mut again = alice.another_device();
+    assert_eq!(again.balance(), 0);
+    let operation = recover(&mut again);
+    assert_eq!(again.balance(), alice.balance());
+    let shown = again.operation(operation).progress.as_ref().unwrap();
+    assert_eq!(shown.stage, "recovered");
+    assert_eq!(
+        shown.details,
+        format!("{{\"amount_msat\":{}}}", alice.balance())
+    );
+    // Once more finds nothing more.
+    recover(&mut again);
+    assert_eq!(again.balance(), alice.balance());
+    let mut carol = Wallet::new(&federation, "carol");
+    let (_, notes) = send(&mut again, 5_000_001);
+    receive(&mut carol, &notes).unwrap();
+    assert_eq!(carol.balance(), 5_000_001);
+    assert_eq!(again.balance(), alice.balance() - 5_000_001);
+    // Somebody else's seed finds nothing.
+    let mut nobody = Wallet::new(&federation, "nobody");
+    recover(&mut nobody);
+    assert_eq!(nobody.balance(), 0);
+}
+
+#[test]
+fn a_recovery_that_is_killed_behind_any_write_goes_on() {
+    let (_, alice) = with_a_history();
+    for after in 1.. {
+        let mut again = alice.another_device();
+        again.kill_at(Kill { after, sent: false });
+        recover(&mut again);
+        assert_eq!(again.balance(), alice.balance(), "killed behind {after}");
+        if again.kills() == 0 {
+            assert!(after > 3, "nothing was written");
+            break;
+        }
+    }
+}
+
+#[test]
+fn guardians_that_cannot_be_asked_make_a_recovery_wait() {
+    let (federation, alice) = with_a_history();
+    for guardian in [0, 1] {
+        federation.set_behaviour(guardian, Behaviour::Silent);
+    }
+    let mut again = alice.another_device();
+    let operation = again.recover(MINT).unwrap();
+    again.run();
+    assert_eq!(again.operation(operation).finished(), None);
+    federation.set_behaviour(0, Behaviour::Honest);
+    again.run();
+    assert_eq!(again.operation(operation).finished(), Some(Ok(())));
+    assert_eq!(again.balance(), alice.balance());
+}
+
+/// All that was issued, as guardian 0 says.
+fn issued(federation: &Federation) -> Vec<Issuance> {
+    let mut all: Vec<Issuance> = Vec::new();
+    loop {
+        let after = all.last().map(|last| {
+            let index = last.index.to_be_bytes();
+            [&last.txid[..], &index].concat()
+        });
+        let answer = federation.query(0, MINT, "issued", IssuedQuery { after }.arguments());
+        let Some(Ok(Answer::Ready(bytes))) = answer else {
+            panic!("{answer:?}");
+        };
+        let page: Vec<Issuance> = borsh::from_slice(&bytes).unwrap();
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+#[test]
+fn a_tweak_that_somebody_copied_makes_no_note_ours() {
+    let (federation, alice) = with_a_history();
+    let mallory = Wallet::new(&federation, "mallory");
+    let copied = issued(&federation);
+    for (index, issuance) in copied.iter().enumerate() {
+        let blinding = Blinding {
+            label: label(issuance.note.exponent),
+            message: vec![7; 33],
+            path: vec![index as u64],
+        };
+        let blinded = mallory.call(MINT, Phase::Look, || wallet::tbs_blind(&[blinding]));
+        let note = BlindNote {
+            blinded_message: blinded[0],
+            ..issuance.note.clone()
+        };
+        let out_point = OutPoint {
+            txid: vec![7; 32],
+            index: index as u16,
+        };
+        let taken = federation.consensus(MINT, || Mint::process_output(note, out_point));
+        taken.unwrap();
+    }
+    assert_eq!(issued(&federation).len(), 2 * copied.len());
+    let mut again = alice.another_device();
+    recover(&mut again);
+    assert_eq!(again.balance(), alice.balance());
+}
+
+#[test]
+fn a_page_of_issued_notes_begins_behind_an_output_and_nothing_else() {
+    let (federation, _) = with_a_history();
+    let query = IssuedQuery {
+        after: Some(vec![0; 33]),
+    };
+    let answer = federation.query(0, MINT, "issued", query.arguments());
+    assert_eq!(answer.unwrap().unwrap_err().code, "bad-argument");
 }

@@ -187,6 +187,16 @@ impl<K: Key, V: BorshSerialize + BorshDeserialize> Table<K, V> {
         })
     }
 
+    /// Entries behind `after`, or from the first, ascending: at most `limit` of
+    /// them, and at least one if there is one.
+    pub fn page(&self, after: Option<&K>, limit: u32) -> Vec<(K, V)> {
+        let after = after.map(|key| self.key(key));
+        raw_storage::scan(&[self.prefix], after.as_deref(), limit)
+            .iter()
+            .map(|(key, value)| Self::entry(key, value))
+            .collect()
+    }
+
     fn entry(key: &[u8], value: &[u8]) -> (K, V) {
         let mut rest = &key[1..];
         let read = K::read(&mut rest).filter(|_| rest.is_empty());
