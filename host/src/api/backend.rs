@@ -130,8 +130,8 @@ impl Backend for Live {
     fn status(&self) -> StatusResponse {
         let mut status = self.pipeline.status();
         status.peers = self.p2p.status();
-        // What keeps it from serving comes first. What the pipeline reports (the
-        // chain, a paused module) leaves the rest working.
+        // What keeps it from serving comes first. A paused module, and what is
+        // wrong with the chain, leave the rest working.
         let mut problems = self.unready();
         problems.append(&mut status.problems);
         problems.extend(self.p2p.problems());

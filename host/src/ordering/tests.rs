@@ -790,14 +790,20 @@ fn deadly(keychain: &SessionKeychain) -> [(Message, Rejected); 3] {
     ]
 }
 
-#[test]
-fn messages_that_would_stop_all_guardians_are_dropped_and_they_live() {
+/// Three guardians that have agreed on something, and the fourth.
+fn three_and_a_hostile_one() -> (Federation, Vec<Guardian>, Hostile) {
     let federation = Federation::new(SessionLimits::default());
     let guardians: Vec<Guardian> = (0..3).map(|me| federation.start(me)).collect();
-    let all: Vec<&Guardian> = guardians.iter().collect();
     let hostile = Hostile::start(&federation, 3);
     guardians[0].items.push(b"before");
-    wait_final(&all, b"before");
+    wait_final(&guardians.iter().collect::<Vec<_>>(), b"before");
+    (federation, guardians, hostile)
+}
+
+#[test]
+fn messages_that_would_stop_all_guardians_are_dropped_and_they_live() {
+    let (federation, guardians, hostile) = three_and_a_hostile_one();
+    let all: Vec<&Guardian> = guardians.iter().collect();
     for (message, _) in deadly(&federation.keychain(3, 1)) {
         hostile.broadcast(message.encode());
         hostile.broadcast(b"garbage".to_vec());
@@ -820,12 +826,8 @@ fn messages_that_would_stop_all_guardians_are_dropped_and_they_live() {
 
 #[test]
 fn a_guardian_that_wakes_the_others_for_ever_gets_rounds_and_nothing_else() {
-    let federation = Federation::new(SessionLimits::default());
-    let guardians: Vec<Guardian> = (0..3).map(|me| federation.start(me)).collect();
+    let (_federation, guardians, hostile) = three_and_a_hostile_one();
     let all: Vec<&Guardian> = guardians.iter().collect();
-    let hostile = Hostile::start(&federation, 3);
-    guardians[0].items.push(b"before");
-    wait_final(&all, b"before");
     let (from, started) = (guardians[0].epochs.lock().len(), Instant::now());
     while started.elapsed() < Duration::from_secs(1) {
         let _entered = hostile.runtime.enter();

@@ -27,11 +27,7 @@ mod tests;
 mod votes;
 mod waiters;
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use modmint_core::{
     Hash32, InstanceId, PeerId, Refusal, TransactionError,
@@ -62,10 +58,6 @@ use waiters::Waiters;
 /// So many bytes of payload are applied in one go, and an epoch more: what they
 /// change lies in memory until then.
 const MAX_BYTES_AT_ONCE: u64 = 8 << 20;
-
-/// For so long the agreed block may be unknown to this guardian's chain before
-/// that is a problem: bitcoind may be catching up.
-const TIP_PATIENCE: Duration = Duration::from_secs(120);
 
 /// This guardian's secrets, and all that is ever done with them.
 pub trait Shares: Send + Sync + 'static {
@@ -299,7 +291,6 @@ pub struct Pipeline {
     questions: Arc<Semaphore>,
     due: Arc<Notify>,
     due_modules: Mutex<BTreeSet<InstanceId>>,
-    tip_unknown_since: Mutex<Option<Instant>>,
     last_chain_change: Mutex<u64>,
     last_audit: Mutex<Option<(Hash32, AuditResponse)>>,
 }
@@ -380,7 +371,6 @@ impl Pipeline {
             questions: Arc::new(Semaphore::new(2 * threads)),
             due: Arc::default(),
             due_modules: Mutex::default(),
-            tip_unknown_since: Mutex::default(),
             last_chain_change: Mutex::default(),
             last_audit: Mutex::default(),
         };

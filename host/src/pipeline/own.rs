@@ -1,7 +1,7 @@
 //! What this guardian itself wants: its votes, and its modules' items and bitcoin
 //! transactions.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use modmint_core::{InstanceId, consensus::ConsensusItem};
 
@@ -46,7 +46,6 @@ impl Pipeline {
             time,
             fee_rate,
             blocks,
-            tip_is_unknown,
         }) = super::reads::logged(votes)
         else {
             return;
@@ -57,11 +56,6 @@ impl Pipeline {
         set(Vote::Time, time);
         set(Vote::FeeRate, fee_rate);
         set(Vote::Blocks, blocks);
-        let mut unknown_since = self.tip_unknown_since.lock();
-        *unknown_since = match tip_is_unknown {
-            true => unknown_since.or_else(|| Some(Instant::now())),
-            false => None,
-        };
     }
 
     /// All modules may want something else behind a new block.

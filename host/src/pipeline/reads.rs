@@ -444,31 +444,21 @@ impl Pipeline {
             unix_time: view.time,
             fee_rate: view.fee_rate,
             peers: Vec::new(),
-            problems: self.problems(&view),
+            problems: self.paused_instances(),
         }
     }
 
-    fn problems(&self, view: &View) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.chain.best_height().is_none() {
-            problems.push("bitcoind cannot be reached: this guardian votes no blocks".to_owned());
-        }
-        let unknown = *self.tip_unknown_since.lock();
-        if unknown.is_some_and(|since| since.elapsed() > super::TIP_PATIENCE) {
-            problems.push(format!(
-                "the agreed block {} at height {} is not in this guardian's chain",
-                view.tip.hash, view.tip.height
-            ));
-        }
-        for instance in &self.federation.config.instances {
-            if self.paused(instance.id) {
-                problems.push(format!(
+    fn paused_instances(&self) -> Vec<String> {
+        let instances = self.federation.config.instances.iter();
+        instances
+            .filter(|instance| self.paused(instance.id))
+            .map(|instance| {
+                format!(
                     "module instance {} ({}) is paused: its books were not even",
                     instance.id, instance.kind
-                ));
-            }
-        }
-        problems
+                )
+            })
+            .collect()
     }
 
     /// Whether the host has paused this instance.

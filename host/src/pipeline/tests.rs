@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicU32, Ordering as Atomic},
+    time::Duration,
 };
 
 use borsh::{BorshDeserialize, BorshSerialize};

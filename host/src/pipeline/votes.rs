@@ -166,9 +166,6 @@ pub(super) struct OwnVotes {
     pub time: Option<ConsensusItem>,
     pub fee_rate: Option<ConsensusItem>,
     pub blocks: Option<ConsensusItem>,
-    /// Whether the agreed block is not in this guardian's chain, or not known to
-    /// be.
-    pub tip_is_unknown: bool,
 }
 
 /// Looks at clock and chain.
@@ -188,7 +185,6 @@ pub(super) fn own_votes(
 
     let tip = state::tip(state)?;
     let found = chain.blocks_after(tip, config.finality_depth, BlockVote::MAX_BLOCKS);
-    let tip_is_unknown = found.is_none() && chain.best_height().is_some();
     let blocks = as_many_as_fit(found.unwrap_or_default());
     let last_blocks = state::block_vote(state, me)?;
     let voted = last_blocks
@@ -209,7 +205,6 @@ pub(super) fn own_votes(
                 blocks,
             })
         }),
-        tip_is_unknown,
     })
 }
 

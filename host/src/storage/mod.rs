@@ -98,7 +98,13 @@ pub trait Read {
     ///
     /// # Errors
     /// If the disk fails.
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let (snapshot, layers) = self.layers();
+        match layers.iter().rev().find_map(|l| l.get(table, key)) {
+            Some(value) => Ok(value.clone()),
+            None => snapshot.stored(table, key),
+        }
+    }
 
     /// Ascending, keys that begin with `prefix` and are greater than `after`, at
     /// most `limit` of them and at most `max_bytes` of keys and values.
@@ -112,7 +118,13 @@ pub trait Read {
         after: Option<&[u8]>,
         limit: usize,
         max_bytes: usize,
-    ) -> Result<Pairs, StorageError>;
+    ) -> Result<Pairs, StorageError> {
+        overlay::scan(self.layers(), table, prefix, after, limit, max_bytes)
+    }
+
+    /// What is read: a snapshot, and changes over it, the topmost last.
+    #[doc(hidden)]
+    fn layers(&self) -> (&Snapshot, &[Changes]);
 }
 
 /// Writes to `local`; none deletes.
@@ -422,6 +434,11 @@ impl Snapshot {
             }))
     }
 
+    fn stored(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let family = family(self.0.borrow_owner(), &table.to_string())?;
+        Ok(self.0.borrow_dependent().get_cf(family, key)?)
+    }
+
     /// Every key and value of the table, ascending.
     fn all(&self, table: Table) -> Result<impl Iterator<Item = Entry> + '_, StorageError> {
         self.iterate(table, &[], false)
@@ -429,20 +446,8 @@ impl Snapshot {
 }
 
 impl Read for Snapshot {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        let family = family(self.0.borrow_owner(), &table.to_string())?;
-        Ok(self.0.borrow_dependent().get_cf(family, key)?)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-        max_bytes: usize,
-    ) -> Result<Pairs, StorageError> {
-        overlay::scan(self, &[], table, prefix, after, limit, max_bytes)
+    fn layers(&self) -> (&Snapshot, &[Changes]) {
+        (self, &[])
     }
 }
 

@@ -37,7 +37,7 @@ impl Changes {
         self.0.entry(table).or_default().insert(key.to_vec(), value);
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
         self.0.get(&table)?.get(key)
     }
 
@@ -107,37 +107,14 @@ impl Overlay {
 }
 
 impl Read for Overlay {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        match self.layers.iter().rev().find_map(|l| l.get(table, key)) {
-            Some(value) => Ok(value.clone()),
-            None => self.base.get(table, key),
-        }
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-        max_bytes: usize,
-    ) -> Result<Pairs, StorageError> {
-        scan(
-            &self.base,
-            &self.layers,
-            table,
-            prefix,
-            after,
-            limit,
-            max_bytes,
-        )
+    fn layers(&self) -> (&Snapshot, &[Changes]) {
+        (&self.base, &self.layers)
     }
 }
 
 /// See [`Read::scan`]; `layers` from the lowest to the topmost.
 pub(super) fn scan(
-    base: &Snapshot,
-    layers: &[Changes],
+    (base, layers): (&Snapshot, &[Changes]),
     table: Table,
     prefix: &[u8],
     after: Option<&[u8]>,
