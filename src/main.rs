@@ -26,7 +26,7 @@ enum Command {
 
 #[derive(Args)]
 struct Dev {
-    /// How many guardians.
+    /// How many guardians: 1, 4, 7, …
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=31))]
     guardians: u16,
     /// Where everything is kept; a new folder. Without it a temporary one, which

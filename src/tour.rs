@@ -98,16 +98,27 @@ pub async fn walk(federation: &Federation, out: impl Write) -> Result<()> {
 
     let victim = federation.size() - 1;
     let name = federation.guardians[victim].name();
-    tour.step(
-        &format!("{name} is killed (SIGKILL); Bob pays Alice all the same"),
-        async {
-            federation.guardians[victim].kill();
-            let notes = send(&bob, SEND_SAT / 5).await?;
-            receive(&alice, &notes).await?;
-            Ok(((), format!("Alice has {}", sat(alice.balance().await?))))
-        },
-    )
-    .await?;
+    if federation.plan.peers.len() > 1 {
+        tour.step(
+            &format!("{name} is killed (SIGKILL); Bob pays Alice all the same"),
+            async {
+                federation.guardians[victim].kill();
+                let notes = send(&bob, SEND_SAT / 5).await?;
+                receive(&alice, &notes).await?;
+                Ok(((), format!("Alice has {}", sat(alice.balance().await?))))
+            },
+        )
+        .await?;
+    } else {
+        tour.step(
+            &format!("{name}, which is alone, is killed (SIGKILL)"),
+            async {
+                federation.guardians[victim].kill();
+                Ok(((), "nobody can pay until it is back".into()))
+            },
+        )
+        .await?;
+    }
 
     tour.step(&format!("{name} comes back and catches up"), async {
         federation.start(victim)?;

@@ -61,6 +61,14 @@ impl LogId {
         self.path().with_extension("new")
     }
 
+    /// The same guardian's log of another session.
+    pub fn of(&self, session: u64) -> Self {
+        Self {
+            session,
+            ..self.clone()
+        }
+    }
+
     fn header(&self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[..8].copy_from_slice(&MAGIC);

@@ -2,9 +2,11 @@
 //!
 //! Here live the sessions' AlephBFT instances, their unit logs, the filter that
 //! reads peers' bytes before AlephBFT does, and the leases that keep rounds going
-//! while there is work. What an epoch's units mean is found out in `pipeline`;
-//! who signs a session's header in `sessions`.
+//! while there is work; and the sequencer of a guardian that is alone. What an
+//! epoch's units mean is found out in `pipeline`; who signs a session's header in
+//! `sessions`.
 
+mod alone;
 mod format;
 mod instance;
 mod keychain;
@@ -35,6 +37,7 @@ use tokio::{
 use tracing::warn;
 use zeroize::Zeroizing;
 
+use alone::Sequencer;
 use instance::{Instance, Mode};
 use keychain::GuardianKeys;
 use log::LogId;
@@ -126,7 +129,16 @@ const MAX_ENDED: u64 = 3;
 const MAX_BACKLOG: usize = 16;
 
 /// The running sessions.
-pub struct Ordering {
+pub struct Ordering(Order);
+
+/// Who orders.
+enum Order {
+    Together(Together),
+    Alone(Sequencer),
+}
+
+/// Several guardians, by AlephBFT.
+struct Together {
     context: Arc<Context>,
     sessions: Arc<Mutex<Sessions>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -188,6 +200,16 @@ impl Ordering {
             directory: directory.clone(),
             source,
         })?;
+        if keys.count() == 1 {
+            let log = LogId {
+                directory,
+                tag,
+                session: first_session,
+                me,
+            };
+            let sequencer = Sequencer::start(log, &logs, payloads, epochs);
+            return Ok(Arc::new(Self(Order::Alone(sequencer))));
+        }
         let (delivered, deliveries) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
             me,
@@ -213,45 +235,73 @@ impl Ordering {
             tokio::spawn(greet(context.clone(), sessions.clone())),
             tokio::spawn(keep_awake(context.clone(), sessions.clone())),
         ];
-        Ok(Arc::new(Self {
+        Ok(Arc::new(Self(Order::Together(Together {
             context,
             sessions,
             tasks: Mutex::new(tasks),
-        }))
+        }))))
     }
 
     /// The session's last epoch has been processed: later ones are dropped, the
     /// next session goes on, and this one goes on answering those behind.
     pub fn end_session(&self, session: u64) {
-        self.sessions.lock().end(&self.context, session);
-        self.context.look_again();
+        match &self.0 {
+            Order::Together(together) => {
+                let context = &together.context;
+                together.sessions.lock().end(context, session);
+                context.look_again();
+            }
+            Order::Alone(sequencer) => sequencer.go_to(session + 1),
+        }
     }
 
     /// The session's header is signed and durably stored: its instance is stopped
     /// and its unit log deleted.
     pub fn retire(&self, session: u64) {
-        self.sessions.lock().retire(&self.context, session);
+        match &self.0 {
+            Order::Together(together) => {
+                together.sessions.lock().retire(&together.context, session);
+            }
+            Order::Alone(sequencer) => sequencer.retire(session),
+        }
     }
 
     /// The sessions before were taken from signed outcomes: theirs are dropped
     /// and `session` is run.
     pub fn skip_to(&self, session: u64) {
-        self.sessions.lock().skip_to(&self.context, session);
-        self.context.look_again();
+        match &self.0 {
+            Order::Together(together) => {
+                let context = &together.context;
+                together.sessions.lock().skip_to(context, session);
+                context.look_again();
+            }
+            Order::Alone(sequencer) => sequencer.go_to(session),
+        }
     }
 
     /// What is wrong; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
-        let sessions = self.sessions.lock();
-        sessions
-            .instances
-            .values()
-            .flat_map(Instance::problems)
-            .collect()
+        match &self.0 {
+            Order::Together(together) => {
+                let sessions = together.sessions.lock();
+                let instances = sessions.instances.values();
+                instances.flat_map(Instance::problems).collect()
+            }
+            Order::Alone(sequencer) => sequencer.problems(),
+        }
     }
 
     /// Stops all instances.
     pub async fn shutdown(&self) {
+        match &self.0 {
+            Order::Together(together) => together.shutdown().await,
+            Order::Alone(sequencer) => sequencer.stop().await,
+        }
+    }
+}
+
+impl Together {
+    async fn shutdown(&self) {
         let instances = std::mem::take(&mut self.sessions.lock().instances);
         let stops = instances.into_values().map(|instance| instance.stop(false));
         futures::future::join_all(stops).await;
@@ -261,7 +311,7 @@ impl Ordering {
     }
 }
 
-impl Drop for Ordering {
+impl Drop for Together {
     fn drop(&mut self) {
         for task in self.tasks.lock().drain(..) {
             task.abort();

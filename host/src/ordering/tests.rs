@@ -1,9 +1,9 @@
-//! Four guardians on loopback, with real TLS and the real AlephBFT.
+//! Four guardians on loopback, with real TLS and the real AlephBFT; and one alone.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::{SocketAddr, TcpListener},
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64},
@@ -37,11 +37,13 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Items one a unit, each queued until it is final.
+/// Items one a unit, each queued until it is final; what a session leaves goes into
+/// the next.
 #[derive(Default)]
 struct Items {
     queued: Mutex<VecDeque<Vec<u8>>>,
-    taken: Mutex<HashSet<Vec<u8>>>,
+    /// With the session that it was taken for.
+    taken: Mutex<HashMap<Vec<u8>, u64>>,
     changed: Arc<Notify>,
 }
 
@@ -55,18 +57,15 @@ impl Items {
         self.queued.lock().retain(|queued| queued != item);
         self.taken.lock().remove(item);
     }
-
-    /// What a pipeline does at a session's end with what it had taken.
-    fn offer_again(&self) {
-        self.queued.lock().extend(self.taken.lock().drain());
-    }
 }
 
 impl PayloadSource for Items {
-    fn take(&self, _session: u64, max_bytes: usize) -> Option<Vec<u8>> {
-        let item = self.queued.lock().pop_front()?;
+    fn take(&self, session: u64, max_bytes: usize) -> Option<Vec<u8>> {
+        let (mut queued, mut taken) = (self.queued.lock(), self.taken.lock());
+        queued.extend(taken.extract_if(|_, of| *of < session).map(|(item, _)| item));
+        let item = queued.pop_front()?;
         assert!(item.len() <= max_bytes);
-        self.taken.lock().insert(item.clone());
+        taken.insert(item.clone(), session);
         Some(item)
     }
 
@@ -89,10 +88,23 @@ struct Federation {
     limits: SessionLimits,
 }
 
+impl Ordering {
+    fn sessions(&self) -> &Mutex<Sessions> {
+        match &self.0 {
+            Order::Together(together) => &together.sessions,
+            Order::Alone(_) => panic!("one guardian has no instances"),
+        }
+    }
+}
+
 impl Federation {
     fn new(limits: SessionLimits) -> Self {
+        Self::of(4, limits)
+    }
+
+    fn of(size: u8, limits: SessionLimits) -> Self {
         // Held until all are chosen, so that no port is chosen twice.
-        let sockets: Vec<TcpListener> = (0..4)
+        let sockets: Vec<TcpListener> = (0..size)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
         let listen: Vec<SocketAddr> = sockets
@@ -102,12 +114,12 @@ impl Federation {
         let mut federation = Self {
             peers: vec![],
             tls_keys: vec![],
-            secrets: (1..=4).map(|byte| [byte; 32]).collect(),
+            secrets: (1..=size).map(|byte| [byte; 32]).collect(),
             listen,
             disk: TempDir::new().unwrap(),
             limits,
         };
-        for me in 0..4 {
+        for me in 0..usize::from(size) {
             let made = rcgen::generate_simple_self_signed(vec!["guardian".into()]).unwrap();
             let pair = Keypair::from_seckey_slice(SECP256K1, &federation.secrets[me]).unwrap();
             federation.peers.push(PeerConfig {
@@ -243,7 +255,6 @@ impl Guardian {
                     let last = epoch.index + 1 == limits.epochs;
                     kept.lock().push(epoch);
                     if last {
-                        items.offer_again();
                         session.store(present + 1, Memory::Relaxed);
                         ordering.end_session(present);
                     }
@@ -279,7 +290,7 @@ impl Guardian {
 
     /// As `kill -9` does: what was written stays, nothing more is done.
     fn kill(mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        self.runtime.take().unwrap().shutdown_timeout(PATIENCE);
         // Its tasks end at their next await; its sockets with them.
         wait_for("the last task of a killed guardian", || {
             Arc::strong_count(&self.p2p) <= 2
@@ -536,7 +547,7 @@ fn a_guardian_that_was_away_skips_to_the_session_that_the_others_are_in() {
     late.ordering.skip_to(2);
     let sessions: Vec<u64> = late
         .ordering
-        .sessions
+        .sessions()
         .lock()
         .instances
         .keys()
@@ -567,7 +578,7 @@ fn a_guardian_whose_log_lacks_its_own_units_makes_none_and_says_so() {
     // again.
     amnesiac.items.push(b"of the amnesiac");
     wait_for("it to follow", || {
-        let sessions = amnesiac.ordering.sessions.lock();
+        let sessions = amnesiac.ordering.sessions().lock();
         sessions.instances[&1].is_observing()
     });
     let mut number = 8;
@@ -604,6 +615,58 @@ fn what_a_cut_connection_loses_is_made_up_for_when_it_is_back() {
     }
     assert_equal_epochs(&all);
     assert_healthy(&all);
+}
+
+#[test]
+fn a_guardian_alone_orders_as_things_come_and_hands_out_the_same_again_after_a_power_cut() {
+    let federation = Federation::of(1, limits(10));
+    let mut alone = federation.start(0);
+    let mut history = History::default();
+    for life in 0..4 {
+        for number in 0..7 {
+            alone.items.push(format!("{number} of {life}").as_bytes());
+        }
+        wait_final(&[&alone], format!("6 of {life}").as_bytes());
+        assert_healthy(&[&alone]);
+        let (session, epochs) = (alone.session(), alone.epochs.clone());
+        alone.kill();
+        history.add(&epochs);
+        test_disk::lose_power(&federation.units(0));
+        // A pipeline that has lost how far it had got in the session.
+        alone = Guardian::start(&federation, 0, session);
+        let of_session = history.0.range((session, 0)..).count();
+        wait_for("the session's epochs", || {
+            alone.epochs.lock().len() >= of_session
+        });
+    }
+    history.add(&alone.epochs);
+    let sessions: Vec<(u64, u32)> = history.0.keys().copied().collect();
+    let expected: Vec<(u64, u32)> = (0..28).map(|n| (1 + n / 10, (n % 10) as u32)).collect();
+    assert_eq!(sessions, expected);
+    assert!(federation.log(0, 3).exists());
+    assert!(!federation.log(0, 2).exists(), "nobody needs it any more");
+}
+
+#[test]
+fn a_guardian_alone_hands_nothing_out_that_is_not_on_the_disk() {
+    let federation = Federation::of(1, SessionLimits::default());
+    let alone = federation.start(0);
+    alone.items.push(b"first");
+    wait_final(&[&alone], b"first");
+    // The log of this session cannot be made: its folder is gone.
+    std::fs::remove_dir_all(federation.units(0)).unwrap();
+    std::fs::write(federation.units(0), b"no folder").unwrap();
+    alone.ordering.end_session(1);
+    alone.session.store(2, Memory::Relaxed);
+    alone.items.push(b"second");
+    wait_for("a problem", || !alone.ordering.problems().is_empty());
+    assert!(!alone.has(b"second"));
+    std::fs::remove_file(federation.units(0)).unwrap();
+    std::fs::create_dir(federation.units(0)).unwrap();
+    wait_final(&[&alone], b"second");
+    wait_for("the problem to be over", || {
+        alone.ordering.problems().is_empty()
+    });
 }
 
 /// Epochs by session and number, as one guardian has had them over all its lives.
