@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use modmint_core::{
     Argument, Hash32, PeerId,
-    config::{FoundingPlan, Network, PeerConfig, PlannedModule, SessionLimits},
+    config::{BaseFee, FoundingPlan, Network, PeerConfig, PlannedModule, SessionLimits},
     rest::{AuditResponse, FederationResponse, HealthResponse, StatusResponse},
     sha256,
 };
@@ -63,6 +63,8 @@ pub struct Options {
     pub finality_depth: u32,
     /// When its sessions end.
     pub session: SessionLimits,
+    /// What its transactions pay.
+    pub base_fee: BaseFee,
     /// In the order of their instances.
     pub modules: Vec<Module>,
     /// For every guardian's processes.
@@ -79,6 +81,7 @@ impl Options {
             guardians: 4,
             finality_depth: 1,
             session: SessionLimits::default(),
+            base_fee: BaseFee::default(),
             modules: vec![Module::built_in("mint")?, Module::built_in("wallet")?],
             environment: Vec::new(),
         })
@@ -136,6 +139,7 @@ impl Federation {
             chain_start: bitcoind.tip().await?,
             finality_depth: options.finality_depth,
             session: options.session,
+            base_fee: options.base_fee,
             modules,
         };
         let plan_file = folder.join("plan.json");

@@ -238,7 +238,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
     use modmint_core::{
         Hash32, PublicKey,
-        config::{BlockId, HexBytes, Network, PeerConfig, SessionLimits},
+        config::{BaseFee, BlockId, HexBytes, Network, PeerConfig, SessionLimits},
     };
 
     use super::*;
@@ -268,6 +268,7 @@ mod tests {
             },
             finality_depth: 1,
             session: SessionLimits::default(),
+            base_fee: BaseFee::default(),
             instances: vec![],
         };
         let signatures = (0..4)

@@ -8,8 +8,8 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Argument, BundleHash, FederationId, Hash32, InstanceId, KeyKind, PeerId, PublicKey, max_faulty,
-    sha256, tagged_hash, threshold,
+    Amount, Argument, BundleHash, FederationId, Hash32, InstanceId, KeyKind, PeerId, PublicKey,
+    max_faulty, sha256, tagged_hash, threshold,
 };
 
 /// The Bitcoin network whose coins a federation holds.
@@ -94,6 +94,37 @@ impl Default for SessionLimits {
     }
 }
 
+/// What every transaction pays to the federation, beside the modules' fees: for what
+/// it costs all guardians to order, keep and run it.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+)]
+pub struct BaseFee {
+    /// Millisatoshi for 1000 bytes of the encoded transaction.
+    pub msat_per_kilobyte: u64,
+    /// Millisatoshi for a million units of fuel.
+    pub msat_per_million_fuel: u64,
+}
+
+impl BaseFee {
+    /// What a transaction of so many bytes pays that takes so much fuel, rounded up.
+    pub fn of(&self, bytes: usize, fuel: u64) -> Amount {
+        let size = u128::from(self.msat_per_kilobyte) * bytes as u128;
+        let work = u128::from(self.msat_per_million_fuel) * u128::from(fuel);
+        let msat = (size * 1000 + work).div_ceil(1_000_000);
+        Amount(u64::try_from(msat).unwrap_or(u64::MAX))
+    }
+}
+
 /// A block.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize,
@@ -132,6 +163,9 @@ pub struct FoundingPlan {
     pub finality_depth: u32,
     /// When sessions end.
     pub session: SessionLimits,
+    /// What transactions pay; nothing if the plan does not say.
+    #[serde(default)]
+    pub base_fee: BaseFee,
     /// The modules it begins with.
     pub modules: Vec<PlannedModule>,
 }
@@ -226,6 +260,8 @@ pub struct FederationConfig {
     pub finality_depth: u32,
     /// When sessions end.
     pub session: SessionLimits,
+    /// What transactions pay.
+    pub base_fee: BaseFee,
     /// The modules, in the order of their ids.
     pub instances: Vec<InstanceConfig>,
 }
@@ -363,6 +399,24 @@ impl FromStr for Invite {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_base_fee_is_rounded_up_and_never_overflows() {
+        let fee = BaseFee {
+            msat_per_kilobyte: 10,
+            msat_per_million_fuel: 3,
+        };
+        assert_eq!(fee.of(0, 0), Amount(0));
+        assert_eq!(fee.of(100, 0), Amount(1));
+        assert_eq!(fee.of(0, 1), Amount(1));
+        assert_eq!(fee.of(1500, 2_000_000), Amount(21));
+        assert_eq!(fee.of(1501, 2_000_000), Amount(22));
+        let most = BaseFee {
+            msat_per_kilobyte: u64::MAX,
+            msat_per_million_fuel: u64::MAX,
+        };
+        assert_eq!(most.of(usize::MAX, u64::MAX), Amount(u64::MAX));
+    }
 
     #[test]
     fn an_invite_survives_being_text_and_a_changed_character_does_not() {

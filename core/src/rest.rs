@@ -107,8 +107,22 @@ pub struct StatusResponse {
     pub fee_rate: u64,
     /// The other guardians as this one sees them.
     pub peers: Vec<PeerStatus>,
+    /// Guardians whose transactions are ignored until the session ends.
+    #[serde(default)]
+    pub convicted: Vec<ConvictionResponse>,
     /// What is wrong; empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// A guardian that has proposed what no honest one proposes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConvictionResponse {
+    /// Which.
+    pub peer: PeerId,
+    /// Since this epoch of the session.
+    pub epoch: u32,
+    /// What it did.
+    pub fault: String,
 }
 
 /// A guardian as another sees it.

@@ -638,6 +638,7 @@ impl Agenda {
             chain_start: self.plan.chain_start,
             finality_depth: self.plan.finality_depth,
             session: self.plan.session,
+            base_fee: self.plan.base_fee,
             instances,
         })
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_core::{
     BundleHash, Hash32, Parameter, ParameterKind, PeerId, TxId, Value,
-    config::{BlockId, InstanceConfig, Network, PeerConfig, SessionLimits},
+    config::{BaseFee, BlockId, InstanceConfig, Network, PeerConfig, SessionLimits},
 };
 use modmint_runtime::{
     Action, HostResult, Trap,
@@ -403,6 +403,7 @@ pub(crate) fn config() -> FederationConfig {
         },
         finality_depth: 1,
         session: SessionLimits::default(),
+        base_fee: BaseFee::default(),
         instances: vec![instance(0, "mint"), instance(1, "shop")],
     }
 }

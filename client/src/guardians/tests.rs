@@ -16,7 +16,7 @@ use axum::{
 };
 use modmint_core::{
     BundleHash, Hash32, InstanceId, OutPoint, PeerId, PublicKey, Refusal, TxId,
-    config::{BlockId, FederationConfig, HexBytes, Network, PeerConfig, SessionLimits},
+    config::{BaseFee, BlockId, FederationConfig, HexBytes, Network, PeerConfig, SessionLimits},
     consensus::TransactionStatus,
     rest::{
         OutcomesRequest, OutcomesResponse, Problem, QueryResponse, StatusResponse, SubmitRequest,
@@ -92,6 +92,7 @@ async fn status(State(fake): State<Shared>) -> Json<StatusResponse> {
         unix_time: fake.time,
         fee_rate: 1000,
         peers: vec![],
+        convicted: vec![],
         problems: vec![],
     })
 }
@@ -219,6 +220,7 @@ pub(crate) async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
         },
         finality_depth: 1,
         session: SessionLimits::default(),
+        base_fee: BaseFee::default(),
         instances: vec![],
     };
     Set {

@@ -112,6 +112,7 @@ impl Backend for FakeBackend {
             unix_time: 4,
             fee_rate: 5,
             peers: Vec::new(),
+            convicted: vec![],
             problems: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@
 
 use modmint_core::{
     BundleHash, Hash32,
-    config::{BlockId, Network, PeerConfig, PlannedModule, SessionLimits},
+    config::{BaseFee, BlockId, Network, PeerConfig, PlannedModule, SessionLimits},
     consensus::OrderedUnit,
 };
 use modmint_crypto::tbs::{self, SignedBlinding, TbsCheck};
@@ -58,6 +58,7 @@ fn plan(identities: &[Identity]) -> FoundingPlan {
         },
         finality_depth: 1,
         session: SessionLimits::default(),
+        base_fee: BaseFee::default(),
         modules: vec![module("wallet"), module("mint")],
     }
 }

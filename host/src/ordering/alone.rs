@@ -119,8 +119,7 @@ impl Worker {
                 _ = over.wait_for(|present| *present > session) => continue,
             };
             if let Err(error) = filled {
-                let problem =
-                    format!("session {session}: the unit log cannot be written: {error}");
+                let problem = format!("session {session}: the unit log cannot be written: {error}");
                 tracing::error!("{problem}");
                 *self.problem.lock() = Some(problem);
                 tokio::time::sleep(RETRY).await;

@@ -62,7 +62,11 @@ impl Items {
 impl PayloadSource for Items {
     fn take(&self, session: u64, max_bytes: usize) -> Option<Vec<u8>> {
         let (mut queued, mut taken) = (self.queued.lock(), self.taken.lock());
-        queued.extend(taken.extract_if(|_, of| *of < session).map(|(item, _)| item));
+        queued.extend(
+            taken
+                .extract_if(|_, of| *of < session)
+                .map(|(item, _)| item),
+        );
         let item = queued.pop_front()?;
         assert!(item.len() <= max_bytes);
         taken.insert(item.clone(), session);

@@ -200,10 +200,10 @@ impl Ahead {
     }
 
     fn items(&self, state: &Snapshot, checker: Arc<dyn Checker>) -> Items {
-        Items {
-            federation: Arc::clone(&self.federation),
-            state: Arc::new(Mutex::new(Overlay::new(state.clone()))),
+        Items::new(
+            Arc::clone(&self.federation),
+            Overlay::new(state.clone()),
             checker,
-        }
+        )
     }
 }

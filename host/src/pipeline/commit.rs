@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use modmint_core::{
-    BundleHash, Hash32, InstanceId, TxId,
+    BundleHash, Hash32, InstanceId, PeerId, TxId,
     config::{BlockId, FederationConfig},
     consensus::SessionHeader,
     tagged_hash,
@@ -14,7 +14,7 @@ use super::{
     Pipeline, Processed, Stop,
     history::{self, History as _, Progress},
     order::Ordered,
-    state::{self, encode},
+    state::{self, Conviction, encode},
     waiters::Event,
 };
 use crate::storage::{Changes, Database, Durability, LocalChanges, Snapshot, StorageError, Table};
@@ -29,6 +29,8 @@ pub(super) struct View {
     pub time: u64,
     pub fee_rate: u64,
     pub tip: BlockId,
+    /// Guardians whose transactions are ignored until the session ends.
+    pub convicted: Vec<(PeerId, Conviction)>,
 }
 
 impl View {
@@ -41,8 +43,19 @@ impl View {
             time: state::time(&state)?,
             fee_rate: state::fee_rate(&state)?,
             tip: state::tip(&state)?,
+            convicted: state::convictions(&state)?,
             state,
         })
+    }
+}
+
+impl View {
+    /// Whether this guardian's transactions are ignored: nothing of what it sends is
+    /// run ahead then.
+    pub(super) fn is_convicted(&self, peer: PeerId) -> bool {
+        self.convicted
+            .iter()
+            .any(|(convicted, _)| *convicted == peer)
     }
 }
 
@@ -79,6 +92,7 @@ impl Pipeline {
             epochs,
             transactions,
             own_items,
+            left_over,
             ended,
         } = ordered;
         let staged = self.database.stage(changes)?;
@@ -113,6 +127,7 @@ impl Pipeline {
         self.show(&reached, worth_writing)?;
         *progress = reached;
         self.proposals.ordered(&own_items, &txids);
+        self.proposals.left_over(&left_over);
         for event in &woken {
             self.waiters.wake(event);
         }
@@ -144,6 +159,7 @@ impl Pipeline {
                 state: before.state.clone(),
                 session: reached.session,
                 epoch: reached.epoch,
+                convicted: before.convicted.clone(),
                 ..*before
             },
         };

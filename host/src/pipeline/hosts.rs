@@ -1,7 +1,13 @@
 //! What calls into modules can reach: the overlay of the item at work in
 //! consensus, a snapshot at an epoch's end everywhere else.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use modmint_core::{InstanceId, PeerId, config::FederationConfig, config::InstanceConfig};
 use modmint_runtime::{
@@ -19,6 +25,36 @@ use crate::{
 /// Who says whether a check holds.
 pub(super) trait Checker: Send + Sync + 'static {
     fn check(&self, check: &Check) -> bool;
+}
+
+/// Passes checks on, and notes whether one has failed.
+pub(super) struct Watched {
+    checker: Arc<dyn Checker>,
+    failed: AtomicBool,
+}
+
+impl Watched {
+    pub(super) fn new(checker: Arc<dyn Checker>) -> Self {
+        Self {
+            checker,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a check has failed since this was asked last.
+    pub(super) fn take_failed(&self) -> bool {
+        self.failed.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Checker for Watched {
+    fn check(&self, check: &Check) -> bool {
+        let holds = self.checker.check(check);
+        if !holds {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        holds
+    }
 }
 
 /// The consensus phase: reads and writes the overlay.

@@ -4,13 +4,19 @@
 //! The same code runs ahead and in order; only the overlay and who answers for
 //! signature checks differ.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use modmint_core::{
     Amount, FederationId, Input, InstanceId, OutPoint, Output, PeerId, Transaction, TxId,
-    config::FederationConfig,
+    config::{BaseFee, FederationConfig},
 };
-use modmint_runtime::{CallError, Check, Host, HostError};
+use modmint_runtime::{CallError, Called, Check, Host, HostError};
 use parking_lot::Mutex;
 
 use super::{
@@ -19,6 +25,14 @@ use super::{
     state::{self, Books},
 };
 use crate::storage::{Overlay, StorageError};
+
+/// What one transaction may take, in fuel: more than inputs and outputs of the stock
+/// modules can that fit into an item. What takes more is refused.
+pub(super) const MAX_TRANSACTION_FUEL: u64 = 200_000_000;
+
+/// What checking the signature of an input counts, in fuel, as much as a module pays
+/// for one.
+const SIGNATURE_FUEL: u64 = 80_000;
 
 /// The federation and its modules.
 pub(super) struct Federation {
@@ -176,12 +190,55 @@ impl Flows {
 
 /// Applies items over one overlay.
 pub(super) struct Items {
-    pub federation: Arc<Federation>,
+    federation: Arc<Federation>,
     pub state: Arc<Mutex<Overlay>>,
-    pub checker: Arc<dyn Checker>,
+    checker: Arc<dyn Checker>,
+    /// What items have taken, the same on every guardian in the ordered run.
+    fuel: AtomicU64,
 }
 
 impl Items {
+    pub(super) fn new(
+        federation: Arc<Federation>,
+        state: Overlay,
+        checker: Arc<dyn Checker>,
+    ) -> Self {
+        Self {
+            federation,
+            state: Arc::new(Mutex::new(state)),
+            checker,
+            fuel: AtomicU64::new(0),
+        }
+    }
+
+    /// What items have taken.
+    pub(super) fn fuel(&self) -> u64 {
+        self.fuel.load(Ordering::Relaxed)
+    }
+
+    /// Counts from here.
+    pub(super) fn set_fuel(&self, fuel: u64) {
+        self.fuel.store(fuel, Ordering::Relaxed);
+    }
+
+    /// The result of a call that is paid for.
+    pub(super) fn paid<T>(&self, called: Called<T>) -> Result<T, CallError> {
+        self.set_fuel(self.fuel().saturating_add(called.fuel));
+        called.result
+    }
+
+    /// Whether a transaction has taken too much so far.
+    fn check_fuel(&self, before: u64) -> Result<u64, Failure> {
+        let fuel = self.fuel() - before;
+        if fuel > MAX_TRANSACTION_FUEL {
+            let message = format!(
+                "the transaction takes more fuel than the {MAX_TRANSACTION_FUEL} that one may"
+            );
+            return Err(Rejection::new("too-much-fuel", message).into());
+        }
+        Ok(fuel)
+    }
+
     /// What calls into this instance reach.
     pub(super) fn host(&self, instance: InstanceId) -> Arc<dyn Host> {
         Arc::new(ConsensusHost {
@@ -197,6 +254,7 @@ impl Items {
     pub(super) fn transaction(&self, transaction: &Transaction, txid: TxId) -> Result<(), Failure> {
         let body = &transaction.body;
         let message = body.signature_hash(&self.federation.id);
+        let before = self.fuel();
         let mut flows = Flows::default();
         for (index, (input, signature)) in
             (0..).zip(body.inputs.iter().zip(&transaction.signatures))
@@ -204,6 +262,8 @@ impl Items {
             let spend_key = self
                 .input(input, &mut flows)
                 .map_err(|failure| failure.at_input(index))?;
+            self.set_fuel(self.fuel().saturating_add(SIGNATURE_FUEL));
+            self.check_fuel(before)?;
             let signed = self.checker.check(&Check::Schnorr {
                 key: spend_key,
                 message,
@@ -216,24 +276,51 @@ impl Items {
         for (index, output) in (0..).zip(&body.outputs) {
             self.output(output, OutPoint { txid, index }, &mut flows)
                 .map_err(|failure| failure.at_output(index))?;
+            self.check_fuel(before)?;
         }
-        state::add_surplus(&mut self.state.lock(), flows.surplus()?)?;
+        let surplus = flows.surplus()?;
+        self.check_base_fee(transaction, self.check_fuel(before)?, surplus)?;
+        state::add_surplus(&mut self.state.lock(), surplus)?;
         for (instance, gain) in flows.gains {
             self.settle(instance, gain)?;
         }
         Ok(())
     }
 
+    fn check_base_fee(
+        &self,
+        transaction: &Transaction,
+        fuel: u64,
+        surplus: u128,
+    ) -> Result<(), Failure> {
+        let base_fee = self.federation.config.base_fee;
+        if base_fee == BaseFee::default() {
+            return Ok(());
+        }
+        let bytes = transaction.encode().len();
+        let asked = base_fee.of(bytes, fuel);
+        if surplus < u128::from(asked.msat()) {
+            let message = format!(
+                "the base fee of a transaction of {bytes} bytes that takes {fuel} fuel is {} msat, \
+                 inputs leave {surplus} msat",
+                asked.msat()
+            );
+            return Err(Rejection::new("fee-too-low", message).into());
+        }
+        Ok(())
+    }
+
     fn input(&self, input: &Input, flows: &mut Flows) -> Result<modmint_core::PublicKey, Failure> {
         let module = self.open_module(input.instance)?;
-        let effect = module.process_input(&self.host(input.instance), &input.bytes)?;
+        let effect = self.paid(module.process_input(&self.host(input.instance), &input.bytes))?;
         flows.take_in(input.instance, effect.value, effect.fee)?;
         Ok(effect.spend_key)
     }
 
     fn output(&self, output: &Output, at: OutPoint, flows: &mut Flows) -> Result<(), Failure> {
         let module = self.open_module(output.instance)?;
-        let effect = module.process_output(&self.host(output.instance), &output.bytes, at)?;
+        let host = self.host(output.instance);
+        let effect = self.paid(module.process_output(&host, &output.bytes, at))?;
         flows.give_out(output.instance, effect.value, effect.fee);
         Ok(())
     }
@@ -264,7 +351,7 @@ impl Items {
             let message = format!("the federation has no module instance {instance}");
             return Err(Rejection::new("unknown-instance", message).into());
         };
-        module.process_item(&self.host(instance), peer, item)?;
+        self.paid(module.process_item(&self.host(instance), peer, item))?;
         self.settle(instance, 0)
     }
 

@@ -393,15 +393,17 @@ impl Pipeline {
 
     /// Arrival: makes the checks of what has not arrived before.
     fn look_at(&self, epochs: &[Epoch]) {
+        let view = self.view();
         let units: Vec<_> = epochs
             .iter()
             .flat_map(|epoch| &epoch.units)
+            .filter(|unit| !view.is_convicted(unit.creator))
             .map(|unit| (unit.creator, order::items_of(&unit.payload)))
             .collect();
         let items = units
             .iter()
             .flat_map(|(peer, items)| items.iter().map(|item| (*peer, item.as_slice())));
-        self.ahead.look_at(&self.view().state, items);
+        self.ahead.look_at(&view.state, items);
     }
 
     /// Order: applies epochs one after the other, up to the session's end or as
@@ -443,9 +445,13 @@ impl Pipeline {
     /// Looks at a peer's unit before it is final: what is checked now need not be
     /// checked later. Blocks; costs little for what has been seen before.
     pub fn arrived(&self, peer: PeerId, payload: &[u8]) {
+        let view = self.view();
+        if view.is_convicted(peer) {
+            return;
+        }
         let items = order::items_of(payload);
         let items = items.iter().map(|item| (peer, item.as_slice()));
-        self.ahead.look_at(&self.view().state, items);
+        self.ahead.look_at(&view.state, items);
     }
 
     /// What this guardian wants ordered.

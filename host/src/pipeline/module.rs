@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use modmint_core::{Argument, OutPoint, PeerId, rest::AuditLine};
 use modmint_runtime::{
-    Answer, CallError, Endpoint, Host, InputEffect, Instance, OutputEffect, RenderItem,
+    Answer, CallError, Called, Endpoint, Host, InputEffect, Instance, OutputEffect, RenderItem,
 };
 
-type Called<T> = Result<T, CallError>;
+type Asked<T> = Result<T, CallError>;
 
 pub(super) trait Module: Send + Sync + 'static {
     // Metered: on guest threads alone.
@@ -24,25 +24,25 @@ pub(super) trait Module: Send + Sync + 'static {
     fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>>;
 
     // With a time limit.
-    fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>>;
-    fn broadcast(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>>;
+    fn propose(&self, host: &Arc<dyn Host>) -> Asked<Vec<Vec<u8>>>;
+    fn broadcast(&self, host: &Arc<dyn Host>) -> Asked<Vec<Vec<u8>>>;
     fn outcomes(
         &self,
         host: &Arc<dyn Host>,
         out_points: &[OutPoint],
-    ) -> Called<Vec<Option<Vec<u8>>>>;
+    ) -> Asked<Vec<Option<Vec<u8>>>>;
     fn queries(&self) -> &[Endpoint];
-    fn query(&self, host: &Arc<dyn Host>, name: &str, arguments: &[Argument]) -> Called<Answer>;
+    fn query(&self, host: &Arc<dyn Host>, name: &str, arguments: &[Argument]) -> Asked<Answer>;
     /// JSON of a query's answer.
-    fn render_answer(&self, name: &str, answer: &[u8]) -> Called<String>;
+    fn render_answer(&self, name: &str, answer: &[u8]) -> Asked<String>;
 }
 
 impl Module for Instance {
     fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
-        self.init(host).result
+        self.init(host)
     }
     fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
-        self.process_input(host, input).result
+        self.process_input(host, input)
     }
     fn process_output(
         &self,
@@ -50,34 +50,34 @@ impl Module for Instance {
         output: &[u8],
         at: OutPoint,
     ) -> Called<OutputEffect> {
-        self.process_output(host, output, at).result
+        self.process_output(host, output, at)
     }
     fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()> {
-        self.process_consensus_item(host, peer, item).result
+        self.process_consensus_item(host, peer, item)
     }
     fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
-        self.audit(host).result
+        self.audit(host)
     }
-    fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+    fn propose(&self, host: &Arc<dyn Host>) -> Asked<Vec<Vec<u8>>> {
         self.propose(host)
     }
-    fn broadcast(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+    fn broadcast(&self, host: &Arc<dyn Host>) -> Asked<Vec<Vec<u8>>> {
         self.broadcast(host)
     }
     fn outcomes(
         &self,
         host: &Arc<dyn Host>,
         out_points: &[OutPoint],
-    ) -> Called<Vec<Option<Vec<u8>>>> {
+    ) -> Asked<Vec<Option<Vec<u8>>>> {
         self.outcomes(host, out_points)
     }
     fn queries(&self) -> &[Endpoint] {
         &self.bundle().description().queries
     }
-    fn query(&self, host: &Arc<dyn Host>, name: &str, arguments: &[Argument]) -> Called<Answer> {
+    fn query(&self, host: &Arc<dyn Host>, name: &str, arguments: &[Argument]) -> Asked<Answer> {
         self.query(host, name, arguments)
     }
-    fn render_answer(&self, name: &str, answer: &[u8]) -> Called<String> {
+    fn render_answer(&self, name: &str, answer: &[u8]) -> Asked<String> {
         self.render(RenderItem::Answer(name.to_owned()), answer)
     }
 }

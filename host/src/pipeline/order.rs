@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use super::{
     Stop,
     history::Progress,
-    hosts::Checker,
-    items::{Failure, Federation, Halt, Items, Rejection},
-    state::{self, Decision, Rejected},
+    hosts::{Checker, Watched},
+    items::{Failure, Federation, Halt, Items, MAX_TRANSACTION_FUEL, Rejection},
+    state::{self, Conviction, Decision, Fault, Rejected},
     votes,
 };
 use crate::{
@@ -31,17 +31,28 @@ use crate::{
 /// So many decisions are forgotten in one epoch at most.
 const FORGET_AT_ONCE: usize = 1000;
 
-/// The canonical bytes of the items in a unit's payload; none where its maker put
-/// something else in its place.
-pub(super) fn items_of(payload: &[u8]) -> Vec<Vec<u8>> {
+/// Items of a unit begin while those before have taken less fuel than this; the
+/// others stay undecided. A full unit of the stock modules' transactions takes less.
+const MAX_UNIT_FUEL: u64 = MAX_TRANSACTION_FUEL;
+
+/// The canonical bytes of the items in a unit's payload, and what its maker did wrong
+/// where there is something else in its place.
+fn decode_unit(payload: &[u8]) -> (Vec<Vec<u8>>, Option<Fault>) {
     if payload.len() > MAX_UNIT_BYTES {
-        return Vec::new();
+        return (Vec::new(), Some(Fault::TooLarge));
     }
-    let mut items = borsh::from_slice::<UnitPayload>(payload)
-        .unwrap_or_default()
-        .items;
+    let Ok(UnitPayload { mut items }) = borsh::from_slice(payload) else {
+        return (Vec::new(), Some(Fault::Undecodable));
+    };
+    let all = items.len();
     items.retain(|item| item.len() <= MAX_ITEM_BYTES);
-    items
+    let fault = (items.len() < all).then_some(Fault::TooLarge);
+    (items, fault)
+}
+
+/// The canonical bytes of the items in a unit's payload.
+pub(super) fn items_of(payload: &[u8]) -> Vec<Vec<u8>> {
+    decode_unit(payload).0
 }
 
 /// What the ordered run has made, for the commit.
@@ -55,6 +66,8 @@ pub(super) struct Ordered {
     pub transactions: Vec<(TxId, Option<String>)>,
     /// Hashes of this guardian's own items that were ordered.
     pub own_items: Vec<[u8; 32]>,
+    /// Hashes of those for which their units had no fuel left.
+    pub left_over: Vec<[u8; 32]>,
     /// Whether the session ends behind the last epoch.
     pub ended: bool,
 }
@@ -64,10 +77,12 @@ pub(super) struct OrderedRun {
     federation: Arc<Federation>,
     me: PeerId,
     items: Items,
+    checks: Arc<Watched>,
     progress: Progress,
     epochs: Vec<(u64, u32, Vec<OrderedUnit>)>,
     transactions: Vec<(TxId, Option<String>)>,
     own_items: Vec<[u8; 32]>,
+    left_over: Vec<[u8; 32]>,
 }
 
 /// Kinds of votes that a unit has cast: one of each counts.
@@ -99,19 +114,22 @@ impl OrderedRun {
         progress: Progress,
         checker: Arc<dyn Checker>,
     ) -> Self {
-        let items = Items {
-            federation: Arc::clone(&federation),
-            state: Arc::new(Mutex::new(Overlay::new(base.clone()))),
-            checker,
-        };
+        let checks = Arc::new(Watched::new(checker));
+        let items = Items::new(
+            Arc::clone(&federation),
+            Overlay::new(base),
+            Arc::clone(&checks) as Arc<dyn Checker>,
+        );
         Self {
             federation,
             me,
             items,
+            checks,
             progress,
             epochs: Vec::new(),
             transactions: Vec::new(),
             own_items: Vec::new(),
+            left_over: Vec::new(),
         }
     }
 
@@ -124,6 +142,7 @@ impl OrderedRun {
             epochs: self.epochs,
             transactions: self.transactions,
             own_items: self.own_items,
+            left_over: self.left_over,
             ended,
         }
     }
@@ -148,7 +167,7 @@ impl OrderedRun {
         state::set_tip(&mut self.items.state.lock(), config.chain_start);
         for (instance, module) in config.instances.iter().zip(&self.federation.modules) {
             state::set_module(&mut self.items.state.lock(), instance);
-            let founded = module.init(&self.items.host(instance.id));
+            let founded = self.items.paid(module.init(&self.items.host(instance.id)));
             founded.map_err(|error| (instance.id, error.into()))?;
         }
         Ok(())
@@ -181,13 +200,14 @@ impl OrderedRun {
         Ok((start, now))
     }
 
-    /// Holds the modules' own accounts against the host's books, and begins the
-    /// next session's time.
+    /// Holds the modules' own accounts against the host's books, forgets convictions,
+    /// and begins the next session's time.
     pub(super) fn end_session(&mut self) -> Result<(), Stop> {
         for id in (0..self.federation.modules.len() as u16).map(InstanceId) {
             self.audit(id).map_err(|halt| self.stop(halt))?;
         }
         let mut state = self.items.state.lock();
+        state::forget_convictions(&mut state)?;
         let now = state::time(&*state)?;
         state::set_session_start(&mut state, now);
         Ok(())
@@ -200,10 +220,8 @@ impl OrderedRun {
         let Some(module) = self.federation.module(instance) else {
             return Ok(());
         };
-        let lines = match module
-            .audit(&self.items.host(instance))
-            .map_err(Failure::from)
-        {
+        let audit = self.items.paid(module.audit(&self.items.host(instance)));
+        let lines = match audit.map_err(Failure::from) {
             Ok(lines) => lines,
             Err(Failure::Halt(halt)) => return Err(halt),
             Err(failure) => {
@@ -229,12 +247,44 @@ impl OrderedRun {
         if unit.creator.index() >= self.federation.config.size() {
             return Ok(());
         }
+        let (items, fault) = decode_unit(&unit.payload);
+        if let Some(fault) = fault {
+            self.convict(unit.creator, fault)?;
+        }
         let mut votes = VotesInUnit::default();
-        for item in items_of(&unit.payload) {
-            self.item(unit.creator, &item, &mut votes)?;
-            if unit.creator == self.me {
-                self.own_items.push(sha256(&item));
+        self.items.set_fuel(0);
+        for item in items {
+            let fits = self.items.fuel() < MAX_UNIT_FUEL;
+            if fits {
+                self.item(unit.creator, &item, &mut votes)?;
             }
+            if unit.creator == self.me {
+                let ordered = if fits {
+                    &mut self.own_items
+                } else {
+                    &mut self.left_over
+                };
+                ordered.push(sha256(&item));
+            }
+        }
+        Ok(())
+    }
+
+    /// Honest guardians check what they propose. Who has shown that it does not is
+    /// not listened to until the session ends: its transactions are ignored.
+    fn convict(&mut self, peer: PeerId, fault: Fault) -> Result<(), Stop> {
+        let epoch = self.progress.epoch;
+        let convicted = {
+            let mut state = self.items.state.lock();
+            let convicted = state::conviction(&*state, peer);
+            if let Ok(None) = convicted {
+                state::convict(&mut state, peer, &Conviction { epoch, fault });
+            }
+            convicted
+        };
+        if convicted.map_err(Stop::Storage)?.is_none() {
+            let session = self.progress.session;
+            tracing::error!(%peer, session, epoch, %fault, "a guardian is convicted: its transactions are ignored until the session ends");
         }
         Ok(())
     }
@@ -243,17 +293,23 @@ impl OrderedRun {
     /// breaks too, this guardian stops and says which item it was.
     fn item(&mut self, creator: PeerId, item: &[u8], votes: &mut VotesInUnit) -> Result<(), Stop> {
         let Ok(decoded) = borsh::from_slice::<ConsensusItem>(item) else {
-            tracing::debug!(peer = creator.0, "something that is no item was ordered");
-            return Ok(());
+            return self.convict(creator, Fault::Undecodable);
         };
         if votes.repeats(&decoded) {
             return Ok(());
         }
+        let fuel = self.items.fuel();
         for _ in 0..2 {
+            self.checks.take_failed();
             let attempt = AssertUnwindSafe(|| self.decoded_item(creator, &decoded));
             match catch_unwind(attempt) {
-                Ok(done) => return done.map_err(|halt| self.stop(halt)),
-                Err(_) => self.items.state.lock().rollback(),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(fault))) => return self.convict(creator, fault),
+                Ok(Err(halt)) => return Err(self.stop(halt)),
+                Err(_) => {
+                    self.items.state.lock().rollback();
+                    self.items.set_fuel(fuel);
+                }
             }
         }
         Err(Stop::Item {
@@ -263,16 +319,24 @@ impl OrderedRun {
         })
     }
 
-    fn decoded_item(&mut self, creator: PeerId, item: &ConsensusItem) -> Result<(), Halt> {
+    /// Says what its maker is to be convicted for, if it is.
+    fn decoded_item(
+        &mut self,
+        creator: PeerId,
+        item: &ConsensusItem,
+    ) -> Result<Option<Fault>, Halt> {
         match item {
-            ConsensusItem::Transaction(transaction) => self.transaction(transaction),
+            ConsensusItem::Transaction(transaction) => {
+                return self.transaction(creator, transaction);
+            }
             ConsensusItem::Module { instance, bytes } => {
-                self.module_item(creator, *instance, bytes)
+                self.module_item(creator, *instance, bytes)?;
             }
             ConsensusItem::Time(_) | ConsensusItem::FeeRate(_) | ConsensusItem::Blocks(_) => {
-                self.vote(creator, item)
+                self.vote(creator, item)?;
             }
         }
+        Ok(None)
     }
 
     fn vote(&mut self, creator: PeerId, item: &ConsensusItem) -> Result<(), Halt> {
@@ -294,20 +358,31 @@ impl OrderedRun {
     }
 
     /// A transaction is decided once, before it expires. What is not decided
-    /// leaves nothing.
-    fn transaction(&mut self, transaction: &Transaction) -> Result<(), Halt> {
+    /// leaves nothing. Says what `creator` is to be convicted for, if it is.
+    fn transaction(
+        &mut self,
+        creator: PeerId,
+        transaction: &Transaction,
+    ) -> Result<Option<Fault>, Halt> {
+        if state::conviction(&*self.items.state.lock(), creator)?.is_some() {
+            return Ok(None);
+        }
         if transaction.check_shape().is_err() {
-            return Ok(());
+            return Ok(Some(Fault::Malformed));
         }
         let txid = transaction.id(&self.federation.id);
-        let mut message = None;
+        let (mut message, mut fault) = (None, None);
         if self.can_be_decided(transaction, &txid)? {
             self.items.state.lock().push();
             let result = self.items.transaction(transaction, txid);
+            // What a check says depends on nothing but its own contents, and those
+            // follow from the transaction alone: its proposer saw it fail as well.
+            let refused = result.is_err();
+            fault = (refused && self.checks.take_failed()).then_some(Fault::Signature);
             message = self.decide(txid, transaction.body.expires, result)?;
         }
         self.transactions.push((txid, message));
-        Ok(())
+        Ok(fault)
     }
 
     fn can_be_decided(&self, transaction: &Transaction, txid: &TxId) -> Result<bool, Halt> {

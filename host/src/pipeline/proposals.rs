@@ -229,6 +229,21 @@ impl Proposals {
     }
 }
 
+impl Proposals {
+    /// These items' units had no fuel left for them: they go into others.
+    pub(super) fn left_over(&self, items: &[[u8; 32]]) {
+        if items.is_empty() {
+            return;
+        }
+        for item in self.queue.lock().items() {
+            if items.contains(&item.hash) {
+                item.taken = None;
+            }
+        }
+        self.changed.notify_one();
+    }
+}
+
 impl PayloadSource for Proposals {
     /// Votes first, then modules' items, then transactions as they came.
     fn take(&self, session: u64, max_bytes: usize) -> Option<Vec<u8>> {

@@ -9,13 +9,13 @@ use std::{
 };
 
 use modmint_core::{
-    Argument, Hash32, InstanceId, MAX_EXPIRY_SECONDS, MAX_ITEM_BYTES, OutPoint, Refusal,
+    Argument, Hash32, InstanceId, MAX_EXPIRY_SECONDS, MAX_ITEM_BYTES, OutPoint, PeerId, Refusal,
     Transaction, TransactionError, TxId, check_arguments,
     config::HexBytes,
     consensus::{ConsensusItem, TransactionStatus},
     rest::{
-        AuditResponse, ChainOutputResponse, InstanceAudit, QueryResponse, StatusResponse,
-        SubmitResponse, TransactionResponse,
+        AuditResponse, ChainOutputResponse, ConvictionResponse, InstanceAudit, QueryResponse,
+        StatusResponse, SubmitResponse, TransactionResponse,
     },
 };
 use modmint_runtime::{Answer, CallError, ChainOutPoint, ChainOutput, Host, Wake};
@@ -29,7 +29,7 @@ use super::{
     items::{Failure, Halt, Rejection},
     module::Module,
     proposals::Full,
-    state::{self, encode},
+    state::{self, Conviction, encode},
     waiters::Event,
 };
 use crate::storage::StorageError;
@@ -197,6 +197,25 @@ impl Pipeline {
             }
         }
     }
+}
+
+fn conviction((peer, conviction): &(PeerId, Conviction)) -> ConvictionResponse {
+    ConvictionResponse {
+        peer: *peer,
+        epoch: conviction.epoch,
+        fault: conviction.fault.to_string(),
+    }
+}
+
+fn convictions(view: &View) -> Vec<String> {
+    let problem = |(peer, Conviction { fault, .. }): &(PeerId, Conviction)| {
+        format!(
+            "guardian {peer} is convicted until session {} ends ({fault}): its transactions are \
+             ignored",
+            view.session
+        )
+    };
+    view.convicted.iter().map(problem).collect()
 }
 
 fn check_expiry(expires: u64, now: u64) -> Result<(), SubmitError> {
@@ -444,7 +463,8 @@ impl Pipeline {
             unix_time: view.time,
             fee_rate: view.fee_rate,
             peers: Vec::new(),
-            problems: self.paused_instances(),
+            convicted: view.convicted.iter().map(conviction).collect(),
+            problems: [convictions(&view), self.paused_instances()].concat(),
         }
     }
 

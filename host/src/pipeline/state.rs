@@ -15,6 +15,7 @@
 //! | `books/` instance | [`Books`] |
 //! | `claimed/` txid index | the instance that has claimed this output |
 //! | `surplus` | what transactions brought in beyond outputs and fees, msat, u128 |
+//! | `convicted/` peer | a guardian's [`Conviction`], until the session ends |
 //! | `session-start` | agreed time at the session's beginning, u64 |
 //! | `module/` instance | its kind and bundle |
 //!
@@ -326,6 +327,64 @@ pub(super) fn add_surplus(state: &mut Overlay, msat: u128) -> Result<()> {
     if msat > 0 {
         let surplus: u128 = get(state, b"surplus")?.unwrap_or(0);
         put(state, b"surplus", &surplus.saturating_add(msat));
+    }
+    Ok(())
+}
+
+// Convictions.
+
+/// How a guardian has shown that it proposes what it has not checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("its unit holds something that cannot be decoded")]
+    Undecodable,
+    #[error("its unit holds an item that is too long")]
+    TooLarge,
+    #[error("it proposed a transaction that cannot be right in any state")]
+    Malformed,
+    #[error("it proposed a transaction with a signature that does not hold")]
+    Signature,
+}
+
+/// A guardian's transactions are ignored from this epoch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(super) struct Conviction {
+    pub epoch: u32,
+    pub fault: Fault,
+}
+
+pub(super) fn conviction(state: &impl Read, peer: PeerId) -> Result<Option<Conviction>> {
+    get(state, &key("convicted", &[&peer.0.to_be_bytes()]))
+}
+
+/// All that stand, in the order of the guardians.
+pub(super) fn convictions(state: &impl Read) -> Result<Vec<(PeerId, Conviction)>> {
+    let prefix = key("convicted", &[]);
+    state
+        .scan(Table::Host, &prefix, None, usize::MAX, ANY_BYTES)?
+        .into_iter()
+        .map(|(entry, value)| {
+            let peer = entry[prefix.len()..]
+                .try_into()
+                .map_err(|_| StorageError::Corrupt("convicted/".into()))?;
+            let peer = PeerId(u16::from_be_bytes(peer));
+            Ok((peer, decode(&value, "convicted/")?))
+        })
+        .collect()
+}
+
+pub(super) fn convict(state: &mut Overlay, peer: PeerId, conviction: &Conviction) {
+    put(
+        state,
+        &key("convicted", &[&peer.0.to_be_bytes()]),
+        conviction,
+    );
+}
+
+/// With the session convictions end.
+pub(super) fn forget_convictions(state: &mut Overlay) -> Result<()> {
+    for (peer, _) in convictions(state)? {
+        state.delete(Table::Host, &key("convicted", &[&peer.0.to_be_bytes()]));
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_core::{
     Amount, Argument, BundleHash, FederationId, Input, KeyKind, MAX_EXPIRY_SECONDS, OutPoint,
     Output, PublicKey, Transaction, TransactionBody, TxId,
-    config::{BlockId, HexBytes, InstanceConfig, InstanceKey, Network, PeerConfig, SessionLimits},
+    config::{
+        BaseFee, BlockId, HexBytes, InstanceConfig, InstanceKey, Network, PeerConfig, SessionLimits,
+    },
     consensus::{
         BlockVote, ConsensusItem, TransactionStatus, UnitPayload, VotedBlock, VotedOutput,
         next_items_root, script_passes_filter,
@@ -21,8 +23,8 @@ use modmint_core::{
 };
 use modmint_crypto::secp;
 use modmint_runtime::{
-    Answer, Approval, CallError, ChainOutPoint, Endpoint, Host, InputEffect, OutputEffect, Trap,
-    Wake,
+    Answer, Approval, CallError, ChainOutPoint, Check, Endpoint, Host, InputEffect, OutputEffect,
+    Trap, Wake,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -47,6 +49,10 @@ enum ToyInput {
     Trap,
     /// Native code panics.
     Panic,
+    /// Takes so much fuel.
+    Work(u64),
+    /// A note that is good if its signature is.
+    Note([u8; 64]),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -64,6 +70,14 @@ struct Toy {
 }
 
 type Called<T> = Result<T, CallError>;
+type Metered<T> = modmint_runtime::Called<T>;
+
+/// What a toy's call takes.
+const FUEL: u64 = 1000;
+
+fn metered<T>(result: Called<T>) -> Metered<T> {
+    Metered { result, fuel: FUEL }
+}
 
 fn refuse<T>(code: &str) -> Called<T> {
     Err(CallError::Refused(Refusal::new(code, "because")))
@@ -77,13 +91,9 @@ fn signable(message: &[u8]) -> Signable {
     }
 }
 
-impl Module for Toy {
-    fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
-        Ok(host.put(b"born", b"")?)
-    }
-
-    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
-        let value = match borsh::from_slice(input).unwrap() {
+impl Toy {
+    fn input(&self, host: &Arc<dyn Host>, input: ToyInput) -> Called<InputEffect> {
+        let value = match input {
             ToyInput::Coin(txid, index) => {
                 let key = [&txid.0[..], &index.to_be_bytes()].concat();
                 let Some(value) = host.get(&key)? else {
@@ -110,6 +120,18 @@ impl Module for Toy {
                 }
                 0
             }
+            ToyInput::Work(_) => 0,
+            ToyInput::Note(signature) => {
+                let check = Check::Schnorr {
+                    key: PublicKey(secp::public_key(&SECRET)),
+                    message: [3; 32],
+                    signature: signature.to_vec(),
+                };
+                if !host.check(&check)? {
+                    return refuse("bad-note");
+                }
+                0
+            }
         };
         Ok(InputEffect {
             value: Amount(value),
@@ -118,12 +140,7 @@ impl Module for Toy {
         })
     }
 
-    fn process_output(
-        &self,
-        host: &Arc<dyn Host>,
-        output: &[u8],
-        at: OutPoint,
-    ) -> Called<OutputEffect> {
+    fn output(&self, host: &Arc<dyn Host>, output: &[u8], at: OutPoint) -> Called<OutputEffect> {
         let output: ToyOutput = borsh::from_slice(output).unwrap();
         let key = [&at.txid.0[..], &at.index.to_be_bytes()].concat();
         host.put(&key, &output.value.to_be_bytes())?;
@@ -139,7 +156,7 @@ impl Module for Toy {
     }
 
     /// Writes a key; the item `release N` takes satoshi out of the treasury.
-    fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()> {
+    fn item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()> {
         if let Some(satoshi) = item.strip_prefix(b"release ") {
             let satoshi = String::from_utf8_lossy(satoshi).parse().unwrap();
             return match host.release(satoshi)? {
@@ -154,7 +171,7 @@ impl Module for Toy {
         Ok(host.put(&key, &peer.0.to_be_bytes())?)
     }
 
-    fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
+    fn lines(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
         let lie = host.get(b"item/lie")?.map_or(0, |_| 1_000_000);
         let claimed = host
             .get(b"claimed")?
@@ -169,6 +186,41 @@ impl Module for Toy {
             name: "coins".into(),
             msat: claimed as i64 - owed as i64 - lie,
         }])
+    }
+}
+
+impl Module for Toy {
+    fn init(&self, host: &Arc<dyn Host>) -> Metered<()> {
+        metered(host.put(b"born", b"").map_err(CallError::from))
+    }
+
+    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Metered<InputEffect> {
+        let input = borsh::from_slice(input).unwrap();
+        let fuel = match input {
+            ToyInput::Work(fuel) => fuel,
+            _ => FUEL,
+        };
+        Metered {
+            result: self.input(host, input),
+            fuel,
+        }
+    }
+
+    fn process_output(
+        &self,
+        host: &Arc<dyn Host>,
+        output: &[u8],
+        at: OutPoint,
+    ) -> Metered<OutputEffect> {
+        metered(self.output(host, output, at))
+    }
+
+    fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Metered<()> {
+        metered(self.item(host, peer, item))
+    }
+
+    fn audit(&self, host: &Arc<dyn Host>) -> Metered<Vec<AuditLine>> {
+        metered(self.lines(host))
     }
 
     fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
@@ -296,6 +348,7 @@ fn config(limits: SessionLimits) -> FederationConfig {
         },
         finality_depth: 1,
         session: limits,
+        base_fee: BaseFee::default(),
         instances: vec![instance(COINS), instance(OTHERS)],
     }
 }
@@ -638,7 +691,7 @@ fn what_expires_too_late_or_is_badly_signed_decides_nothing() {
     for txid in &ids {
         assert_eq!(guardian.status(txid), TransactionStatus::Unknown);
     }
-    guardian.epoch(vec![ConsensusItem::Transaction(good)]);
+    guardian.epoch_of(vec![unit(1, vec![ConsensusItem::Transaction(good)])]);
     assert!(matches!(
         guardian.status(&ids[1]),
         TransactionStatus::Accepted { .. }
@@ -658,6 +711,220 @@ fn an_unknown_instance_and_a_trap_are_refusals() {
     ]);
     assert_eq!(guardian.code(&ids[0]), "unknown-instance");
     assert_eq!(guardian.code(&ids[1]), "module-trapped");
+}
+
+// Caps, fees, convictions.
+
+#[test]
+fn what_a_unit_has_no_fuel_for_stays_undecided_and_goes_into_another() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let heavy = items::MAX_TRANSACTION_FUEL - 100_000;
+    let work = |expires| {
+        let inputs = vec![(COINS, ToyInput::Work(heavy))];
+        guardian.transaction(expires, inputs, vec![])
+    };
+    let transactions = [1, 2, 3].map(|n| work(NOW + 60 * n));
+    for transaction in &transactions {
+        guardian.get().submit(&transaction.encode()).unwrap();
+    }
+    let ids = transactions.map(|t| t.id(&guardian.id()));
+    let proposals = guardian.get().proposals();
+    let mut payload = proposals.take(1, 32 << 10).unwrap();
+    // The first takes nearly all that a unit has: the second still begins.
+    for decided in [2, 3] {
+        let unit = OrderedUnit {
+            creator: PeerId(0),
+            payload: std::mem::take(&mut payload),
+        };
+        guardian.epoch_of(vec![unit]);
+        for (place, txid) in ids.iter().enumerate() {
+            let status = guardian.status(txid);
+            let expected = place < decided;
+            assert_eq!(status.is_final(), expected, "{place}: {status:?}");
+        }
+        payload = proposals.take(1, 32 << 10).unwrap_or_default();
+        let items = order::items_of(&payload);
+        assert_eq!(items.len(), 3 - decided, "what was left over, at once");
+    }
+    assert!(!proposals.has_work());
+    assert!(guardian.get().status().convicted.is_empty());
+}
+
+#[test]
+fn a_transaction_that_takes_too_much_fuel_is_refused_and_costs_its_unit_what_it_took() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let heavy = |expires| {
+        let half = items::MAX_TRANSACTION_FUEL / 2;
+        let inputs = [0, 1].map(|_| (COINS, ToyInput::Work(half)));
+        guardian.transaction(expires, inputs.into(), vec![])
+    };
+    let (first, second) = (heavy(NOW + 60), heavy(NOW + 61));
+    let refused = guardian.get().submit(&first.encode()).unwrap_err();
+    assert_eq!(refused.code(), "too-much-fuel");
+    let ids = [&first, &second].map(|t| t.id(&guardian.id()));
+    guardian.epoch([first, second].map(ConsensusItem::Transaction).into());
+    assert_eq!(guardian.code(&ids[0]), "too-much-fuel");
+    assert_eq!(guardian.status(&ids[1]), TransactionStatus::Unknown);
+}
+
+#[test]
+fn a_transaction_pays_the_base_fee_and_a_refusal_says_what_it_is() {
+    let mut guardian = Guardian::new();
+    let config = Arc::make_mut(&mut guardian.config);
+    config.base_fee = BaseFee {
+        msat_per_kilobyte: 10_000,
+        msat_per_million_fuel: 1_000_000,
+    };
+    guardian.pipeline = None;
+    guardian.folder = tempfile::tempdir().unwrap();
+    guardian.restart();
+    guardian.agree_on_time(NOW);
+    guardian.agree_on_block(vec![VotedOutput {
+        txid: Hash32([5; 32]),
+        index: 0,
+        satoshi: 100,
+        script: passing_script(),
+    }]);
+    let claim = |msat| {
+        let inputs = vec![(OTHERS, ToyInput::Claim([5; 32], 0))];
+        guardian.transaction(NOW + 600, inputs, vec![(COINS, coin(msat))])
+    };
+    let bytes = claim(100_000).encode().len() as u64;
+    // An input with its signature, and an output.
+    let fuel = 2 * FUEL + 80_000;
+    let asked = (bytes * 10_000 / 1000) + fuel;
+    let stingy = claim(100_000 - asked + 1);
+    let refused = guardian.get().submit(&stingy.encode()).unwrap_err();
+    assert_eq!(refused.code(), "fee-too-low");
+    let said = refused.to_string();
+    assert!(said.contains(&format!("is {asked} msat")), "{said}");
+    let exact = claim(100_000 - asked);
+    let ids = [&stingy, &exact].map(|t| t.id(&guardian.id()));
+    guardian.epoch([stingy, exact].map(ConsensusItem::Transaction).into());
+    assert_eq!(guardian.code(&ids[0]), "fee-too-low");
+    assert!(matches!(
+        guardian.status(&ids[1]),
+        TransactionStatus::Accepted { .. }
+    ));
+}
+
+/// A guardian whose sessions have ten epochs, one with a deposit among them.
+fn court() -> (Guardian, TxId) {
+    let guardian = Guardian::with(SessionLimits {
+        epochs: 10,
+        ..SessionLimits::default()
+    });
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    (guardian, deposit)
+}
+
+fn convicted(guardian: &Guardian) -> Vec<(u16, String)> {
+    let convicted = guardian.get().status().convicted;
+    convicted.into_iter().map(|c| (c.peer.0, c.fault)).collect()
+}
+
+#[test]
+fn who_proposes_what_cannot_be_right_is_convicted_until_the_session_ends() {
+    let (mut guardian, deposit) = court();
+    let good = guardian.spend(deposit, vec![coin(100_000)]);
+    let txid = good.id(&guardian.id());
+    let mut bad = good.clone();
+    bad.signatures[0][5] ^= 1;
+    guardian.epoch_of(vec![
+        unit(2, vec![ConsensusItem::Transaction(bad)]),
+        unit(2, vec![ConsensusItem::Transaction(good.clone())]),
+    ]);
+    assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
+    let expected = (
+        2,
+        "it proposed a transaction with a signature that does not hold".to_owned(),
+    );
+    assert_eq!(convicted(&guardian), [expected]);
+    let status = guardian.get().status();
+    assert_eq!(status.convicted[0].epoch, 3);
+    assert!(status.problems[0].contains("guardian 2 is convicted"));
+    // It is so after a restart, whatever else it sends still counts, and others
+    // propose the transaction.
+    guardian.restart();
+    assert_eq!(guardian.get().status().convicted, status.convicted);
+    guardian.epoch_of(vec![
+        unit(
+            2,
+            vec![
+                module_item(COINS, b"of the convict"),
+                ConsensusItem::Transaction(good.clone()),
+            ],
+        ),
+        unit(3, vec![module_item(COINS, b"of another")]),
+    ]);
+    assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
+    let item = |name: &str| {
+        let (view, key) = (guardian.get().view(), format!("item/{name}"));
+        let table = crate::storage::Table::Instance(COINS);
+        crate::storage::Read::get(&view.state, table, key.as_bytes()).unwrap()
+    };
+    assert!(item("of the convict").is_some() && item("of another").is_some());
+    let mut last = guardian.epoch(vec![]);
+    while last.ended.is_none() {
+        last = guardian.epoch(vec![]);
+    }
+    assert_eq!(convicted(&guardian), []);
+    guardian.epoch_of(vec![unit(2, vec![ConsensusItem::Transaction(good)])]);
+    assert!(matches!(
+        guardian.status(&txid),
+        TransactionStatus::Accepted { .. }
+    ));
+    assert!(guardian.is_sound());
+}
+
+#[test]
+fn every_stateless_fault_convicts_and_no_other_refusal_does() {
+    let (guardian, deposit) = court();
+    let mut too_few = guardian.spend(deposit, vec![]);
+    too_few.signatures.clear();
+    let bad_note = guardian.transaction(NOW + 60, vec![(COINS, ToyInput::Note([9; 64]))], vec![]);
+    let raw = |creator, items: Vec<Vec<u8>>| OrderedUnit {
+        creator: PeerId(creator),
+        payload: encode(&UnitPayload { items }),
+    };
+    let faults = [
+        OrderedUnit {
+            creator: PeerId(1),
+            payload: b"no list of items".to_vec(),
+        },
+        raw(1, vec![b"no item".to_vec()]),
+        raw(1, vec![vec![0; modmint_core::MAX_ITEM_BYTES + 1]]),
+        unit(1, vec![ConsensusItem::Transaction(too_few)]),
+        unit(1, vec![ConsensusItem::Transaction(bad_note)]),
+    ];
+    for fault in faults {
+        let (guardian, _) = court();
+        guardian.epoch_of(vec![fault.clone()]);
+        assert_eq!(convicted(&guardian).len(), 1, "{fault:?}");
+    }
+    // What an honest guardian may have thought good: spent in the meantime, too
+    // late, of an instance that has been paused, badly balanced by a fee.
+    let spent = guardian.transaction(
+        NOW + 60,
+        vec![(COINS, ToyInput::Coin(TxId([9; 32]), 0))],
+        vec![],
+    );
+    let late = guardian.transaction(NOW - 60, vec![(COINS, ToyInput::Note([9; 64]))], vec![]);
+    let unbalanced = guardian.spend(deposit, vec![coin(200_000)]);
+    guardian.epoch_of(vec![unit(
+        1,
+        vec![
+            ConsensusItem::Transaction(spent),
+            ConsensusItem::Transaction(late),
+            ConsensusItem::Transaction(unbalanced),
+            module_item(COINS, b"release 900"),
+            ConsensusItem::Time(NOW + 1),
+        ],
+    )]);
+    assert_eq!(convicted(&guardian), []);
 }
 
 // The books.

@@ -24,6 +24,7 @@ fn open(path: &Path) -> Arc<Database> {
         },
         finality_depth: 1,
         session: modmint_core::config::SessionLimits::default(),
+        base_fee: modmint_core::config::BaseFee::default(),
         instances: vec![instance(0), instance(1)],
     };
     Database::open(path, &config).unwrap()
