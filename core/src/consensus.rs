@@ -147,6 +147,8 @@ pub struct SessionHeader {
     pub module_registry: Hash32,
     /// All that can change a result: engine, costs, prices, contract, crypto.
     pub runtime_hash: Hash32,
+    /// A hash of the list of items that guardians have agreed to skip.
+    pub skip_list: Hash32,
 }
 
 impl SessionHeader {

@@ -35,7 +35,7 @@ use crate::{
     keys::Secrets,
     ordering::{Epoch, Ordering, OrderingSetup},
     p2p::{P2p, P2pReceivers, P2pSetup, PeerMessage},
-    pipeline::{Pipeline, PipelineSetup},
+    pipeline::{Pipeline, PipelineSetup, SkipList},
     sessions::{Sessions, SessionsSetup},
     storage::Database,
 };
@@ -52,6 +52,9 @@ pub struct GuardianFile {
     pub p2p_listen: SocketAddr,
     /// What the others know of this guardian: its set-up code.
     pub peer: PeerConfig,
+    /// Items that guardians have agreed to pass over.
+    #[serde(default, skip_serializing_if = "SkipList::is_empty")]
+    pub skip: SkipList,
 }
 
 impl DataDir {
@@ -572,6 +575,7 @@ async fn serve(
         instances: instances.clone(),
         keys: Arc::new(secrets.shares.clone()),
         chain: Arc::clone(&chain) as Arc<dyn ChainView>,
+        skip: guardian.skip.clone(),
     })?;
 
     let (p2p, receivers) = start_p2p(&secrets.identity, guardian, &config.peers, me, id)?;

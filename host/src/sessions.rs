@@ -307,8 +307,8 @@ impl Sessions {
             let others = of_session.len() - matching.len();
             if others > self.setup.config.max_faulty() {
                 let problem = format!(
-                    "{others} guardians signed another header of session {session} than this one's: its state has diverged; \
-                     restore it from a backup or a peer"
+                    "{others} guardians signed another header of session {session} than this one's: its state has diverged, \
+                     or its skip list is not theirs"
                 );
                 tracing::error!("{problem}");
                 state.problem = Some(problem);
@@ -415,8 +415,8 @@ impl Sessions {
                 self.finish(part.header);
             } else {
                 let problem = format!(
-                    "a threshold of guardians signed another header of session {} than this one's: its state has diverged; \
-                     restore it from a backup or a peer",
+                    "a threshold of guardians signed another header of session {} than this one's: its state has diverged, \
+                     or its skip list is not theirs",
                     part.session
                 );
                 tracing::error!("{problem}");

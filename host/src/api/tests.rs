@@ -139,6 +139,7 @@ impl Backend for FakeBackend {
             state_root: zero,
             module_registry: zero,
             runtime_hash: zero,
+            skip_list: zero,
         };
         matches!(session, None | Some(1)).then(|| SignedHeader {
             header,

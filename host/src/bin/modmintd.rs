@@ -13,6 +13,7 @@ use modmint_core::config::FoundingPlan;
 use modmint_host::{
     chain::BitcoindAuth,
     guardian::{self, DataDir, GuardianFile, RunSetup},
+    pipeline::SkipList,
 };
 use zeroize::Zeroizing;
 
@@ -164,6 +165,7 @@ fn setup(args: SetupArgs) -> anyhow::Result<()> {
             api_listen: args.api_listen,
             p2p_listen: args.p2p_listen,
             peer,
+            skip: SkipList::default(),
         },
     )?;
     println!("{}", serde_json::to_string_pretty(&code)?);

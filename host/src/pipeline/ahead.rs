@@ -145,7 +145,7 @@ impl Ahead {
             items
                 .filter(|(_, item)| {
                     let hash = sha256(item);
-                    let is_fresh = seen.get(&hash).is_none();
+                    let is_fresh = seen.get(&hash).is_none() && !self.federation.skip.names(&hash);
                     seen.insert(hash, ());
                     is_fresh
                 })

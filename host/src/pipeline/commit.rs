@@ -147,6 +147,7 @@ impl Pipeline {
             state_root,
             module_registry: self.header_parts.module_registry,
             runtime_hash: self.header_parts.runtime_hash,
+            skip_list: self.federation.skip.hash(reached.session),
         }
     }
 

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use super::{
     hosts::{Checker, ConsensusHost},
     module::Module,
+    skip::SkipList,
     state::{self, Books},
 };
 use crate::storage::{Overlay, StorageError};
@@ -40,6 +41,7 @@ pub(super) struct Federation {
     pub id: FederationId,
     /// In the order of their ids.
     pub modules: Vec<Arc<dyn Module>>,
+    pub skip: SkipList,
 }
 
 impl Federation {

@@ -21,6 +21,7 @@ mod order;
 mod own;
 mod proposals;
 mod reads;
+mod skip;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,8 @@ use proposals::Proposals;
 use reads::Messages;
 use waiters::Waiters;
 
+pub use skip::{ParseSkipError, SkipList};
+
 /// So many bytes of payload are applied in one go, and an epoch more: what they
 /// change lies in memory until then.
 const MAX_BYTES_AT_ONCE: u64 = 8 << 20;
@@ -81,6 +84,8 @@ pub struct PipelineSetup {
     pub keys: Arc<dyn Shares>,
     /// This guardian's view of the bitcoin chain.
     pub chain: Arc<dyn ChainView>,
+    /// Items that guardians have agreed to pass over.
+    pub skip: SkipList,
 }
 
 /// Why a pipeline cannot be opened.
@@ -128,10 +133,11 @@ pub enum Stop {
         /// The cause.
         source: HostError,
     },
-    /// Native code broke twice over the same item.
+    /// An item breaks this program, or a cause outside shows itself over one.
     #[error(
-        "session {session}, epoch {epoch}: the item with SHA-256 {item} breaks this program; \
-         report it, guardians can agree to skip it"
+        "session {session}, epoch {epoch}: this guardian cannot go on with the item with SHA-256 \
+         {item}: {cause}. If it stops the other guardians too, report it; n - f of them can agree \
+         to skip it by the line \"{session}:{item}\" under \"skip\" in guardian.json"
     )]
     Item {
         /// The session.
@@ -140,6 +146,8 @@ pub enum Stop {
         epoch: u32,
         /// The item's hash.
         item: Hash32,
+        /// What happens.
+        cause: String,
     },
     /// An epoch that does not follow the last one.
     #[error(
@@ -303,6 +311,7 @@ struct Parts {
     modules: Vec<Arc<dyn Module>>,
     keys: Arc<dyn Shares>,
     chain: Arc<dyn ChainView>,
+    skip: SkipList,
     runtime_hash: Hash32,
 }
 
@@ -319,6 +328,7 @@ impl Pipeline {
             instances,
             keys,
             chain,
+            skip,
         } = setup;
         let modules = instances.into_iter().map(|i| i as Arc<dyn Module>);
         Self::assemble(Parts {
@@ -328,6 +338,7 @@ impl Pipeline {
             modules: modules.collect(),
             keys,
             chain,
+            skip,
             runtime_hash: Hash32(modmint_runtime::runtime_hash()),
         })
     }
@@ -344,6 +355,7 @@ impl Pipeline {
             id: parts.config.id(),
             config: parts.config,
             modules: parts.modules,
+            skip: parts.skip,
         });
         let ahead = Ahead::new(Arc::clone(&federation), pool);
         let progress = match parts.database.progress()? {

@@ -292,6 +292,9 @@ impl OrderedRun {
     /// One item. Should native code break over it, it is tried once more; if that
     /// breaks too, this guardian stops and says which item it was.
     fn item(&mut self, creator: PeerId, item: &[u8], votes: &mut VotesInUnit) -> Result<(), Stop> {
+        if self.skipped(item) {
+            return Ok(());
+        }
         let Ok(decoded) = borsh::from_slice::<ConsensusItem>(item) else {
             return self.convict(creator, Fault::Undecodable);
         };
@@ -305,6 +308,7 @@ impl OrderedRun {
             match catch_unwind(attempt) {
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Ok(Some(fault))) => return self.convict(creator, fault),
+                Ok(Err(Halt::Host(error))) => return Err(self.stopped_by(item, error.to_string())),
                 Ok(Err(halt)) => return Err(self.stop(halt)),
                 Err(_) => {
                     self.items.state.lock().rollback();
@@ -312,11 +316,29 @@ impl OrderedRun {
                 }
             }
         }
-        Err(Stop::Item {
+        Err(self.stopped_by(item, "native code broke twice over it".into()))
+    }
+
+    fn stopped_by(&self, item: &[u8], cause: String) -> Stop {
+        Stop::Item {
             session: self.progress.session,
             epoch: self.progress.epoch,
             item: Hash32(sha256(item)),
-        })
+            cause,
+        }
+    }
+
+    /// Whether guardians have agreed to pass over this item.
+    fn skipped(&mut self, item: &[u8]) -> bool {
+        let session = self.progress.session;
+        let skip = &self.federation.skip;
+        // Hashing every item for an empty list would be work for nothing.
+        let skipped = !skip.is_empty() && skip.skips(session, &sha256(item));
+        if skipped {
+            let item = Hash32(sha256(item));
+            tracing::warn!(session, epoch = self.progress.epoch, %item, "an item is skipped");
+        }
+        skipped
     }
 
     /// Says what its maker is to be convicted for, if it is.

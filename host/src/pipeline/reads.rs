@@ -10,7 +10,7 @@ use std::{
 
 use modmint_core::{
     Argument, Hash32, InstanceId, MAX_EXPIRY_SECONDS, MAX_ITEM_BYTES, OutPoint, PeerId, Refusal,
-    Transaction, TransactionError, TxId, check_arguments,
+    Transaction, TransactionError, TxId, check_arguments, sha256,
     config::HexBytes,
     consensus::{ConsensusItem, TransactionStatus},
     rest::{
@@ -140,6 +140,14 @@ impl Pipeline {
                 size: item.len(),
                 limit: MAX_ITEM_BYTES,
             }));
+        }
+        if self.federation.skip.names(&sha256(&item)) {
+            let message = "the guardians have agreed to skip this transaction";
+            return Err(SubmitError::Refused {
+                refusal: Refusal::new("skipped", message),
+                input: None,
+                output: None,
+            });
         }
         catch_unwind(AssertUnwindSafe(|| {
             self.ahead.try_transaction(&view.state, &item, &transaction)

@@ -359,6 +359,7 @@ struct Guardian {
     config: Arc<FederationConfig>,
     toys: Vec<Arc<Toy>>,
     chain: Arc<ToyChain>,
+    skip: SkipList,
     pipeline: Option<Arc<Pipeline>>,
 }
 
@@ -372,6 +373,7 @@ impl Guardian {
             folder: tempfile::tempdir().unwrap(),
             config: Arc::new(config(limits)),
             toys: vec![Arc::default(), Arc::default()],
+            skip: SkipList::default(),
             chain: Arc::new(ToyChain {
                 blocks: Mutex::default(),
                 fee_rate: Mutex::default(),
@@ -393,6 +395,7 @@ impl Guardian {
             modules: self.toys.iter().map(|t| Arc::clone(t) as _).collect(),
             keys: Arc::new(ToyShares),
             chain: Arc::clone(&self.chain) as _,
+            skip: self.skip.clone(),
             runtime_hash: Hash32([1; 32]),
         });
         self.pipeline = Some(pipeline.unwrap());
@@ -1077,6 +1080,47 @@ fn an_item_that_breaks_twice_stops_the_guardian_and_is_named() {
     // The cause is gone: the same epoch goes through.
     let processed = guardian.get().process(&[epoch(1, 1, vec![item])]).unwrap();
     assert_eq!(processed.consumed, 1);
+}
+
+#[test]
+fn an_item_that_guardians_have_agreed_to_skip_stops_nobody_and_the_header_says_so() {
+    let limits = SessionLimits {
+        epochs: 3,
+        ..SessionLimits::default()
+    };
+    let mut guardian = Guardian::with(limits);
+    let other = Guardian::with(limits);
+    for one in [&guardian, &other] {
+        one.agree_on_time(NOW);
+        one.toys[0].panics.store(100, Atomic::SeqCst);
+    }
+    let panic = guardian.transaction(NOW + 60, vec![(COINS, ToyInput::Panic)], vec![]);
+    let bytes = panic.encode();
+    let item = ConsensusItem::Transaction(panic);
+    let hash = Hash32(modmint_core::sha256(&encode(&item)));
+    let epochs = [
+        epoch(1, 1, vec![item, module_item(COINS, b"behind it")]),
+        epoch(1, 2, vec![]),
+    ];
+    let stop = guardian.get().process(&epochs).unwrap_err().to_string();
+    let line = format!("1:{hash}");
+    assert!(stop.contains(&format!("\"{line}\"")), "{stop}");
+    guardian.skip = SkipList::try_from(vec![line]).unwrap();
+    guardian.restart();
+    let header = guardian.get().process(&epochs).unwrap().ended.unwrap();
+    let view = guardian.get().view();
+    let coins = crate::storage::Table::Instance(COINS);
+    let behind = crate::storage::Read::get(&view.state, coins, b"item/behind it");
+    assert!(behind.unwrap().is_some());
+    let refused = guardian.get().submit(&bytes).unwrap_err();
+    assert_eq!(refused.code(), "skipped");
+    assert_eq!(guardian.toys[0].panics.load(Atomic::SeqCst), 97, "not once more");
+    // Who has not agreed makes another header, which finds no n - f signatures.
+    other.toys[0].panics.store(0, Atomic::SeqCst);
+    let theirs = other.get().process(&epochs).unwrap().ended.unwrap();
+    assert_ne!(header.skip_list, theirs.skip_list);
+    assert_ne!(header.hash(&guardian.id()), theirs.hash(&other.id()));
+    assert!(guardian.is_sound());
 }
 
 // Votes.
