@@ -514,7 +514,8 @@ async fn ask_for_signatures(
 ) -> Vec<(PeerId, PeerMessage)> {
     let answers = urls.iter().map(|(peer, url)| async move {
         let request = http.get(url).timeout(Duration::from_secs(2));
-        let answer: FederationResponse = request.send().await.ok()?.json().await.ok()?;
+        let body = bounded_body(request.send().await.ok()?).await?;
+        let answer: FederationResponse = serde_json::from_slice(&body).ok()?;
         Some((*peer, ceremony::founded_message(&answer.signatures)?))
     });
     futures::future::join_all(answers)
@@ -522,6 +523,20 @@ async fn ask_for_signatures(
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// An answer's body, if it is not longer than any federation's config.
+async fn bounded_body(mut answer: reqwest::Response) -> Option<Vec<u8>> {
+    const MAX_BYTES: usize = 16 << 20;
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            tracing::warn!(url = %answer.url(), "an answer that does not end is left unread");
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
 }
 
 fn start_p2p(
@@ -604,6 +619,7 @@ async fn serve(
         ordering: Arc::clone(&ordering),
         p2p: Arc::clone(&p2p),
         epochs,
+        directory: data_dir.units(),
     });
     tokio::spawn(Arc::clone(&sessions).run(receivers.sessions));
     let mut consensus = start_consensus(ordered, &pipeline, &ordering, &sessions)?;
@@ -751,5 +767,39 @@ async fn wait_for_signal() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that breaks says so")]
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A server that answers with a body of this many megabytes.
+    async fn serve_megabytes(count: usize) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            for _ in 0..count {
+                if stream.write_all(&vec![b' '; 1 << 20]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_only_as_far_as_a_config_can_be_long() {
+        let fits = reqwest::get(serve_megabytes(2).await).await.unwrap();
+        assert_eq!(bounded_body(fits).await.unwrap().len(), 2 << 20);
+        let endless = reqwest::get(serve_megabytes(1 << 20).await).await.unwrap();
+        assert!(bounded_body(endless).await.is_none());
     }
 }

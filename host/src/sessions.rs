@@ -9,6 +9,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, IntoInnerError, Read, Seek, Write},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -38,6 +41,9 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// The most bytes of epochs in one answer to a peer that fell behind.
 const PART_BYTES: usize = 1 << 20;
+
+/// How far a session's last epoch may lead beyond its limit in bytes.
+const MAX_LAST_EPOCH_BYTES: u64 = 64 << 20;
 
 /// A session that is being taken from a peer is given up, and asked for again,
 /// when nothing has come for so long.
@@ -91,15 +97,87 @@ pub struct SessionsSetup {
     pub p2p: Arc<P2p>,
     /// Where epochs taken from a peer go, the same way as those ordered here.
     pub epochs: mpsc::Sender<Epoch>,
+    /// Where they wait until there are all of a session.
+    pub directory: PathBuf,
 }
 
-/// A session on its way here from a peer.
+/// A session on its way here from a peer. Its epochs wait on the disk, in a file that
+/// is gone when this is.
 struct Fetch {
     from: PeerId,
     session: u64,
     first_epoch: u32,
-    epochs: Vec<Vec<OrderedUnit>>,
+    /// The next epoch that is to come.
+    next_epoch: u32,
+    /// Over all epochs of the session before it.
+    items_root: Hash32,
+    /// Borsh of each epoch's units, behind its length of four bytes, little endian.
+    file: BufWriter<File>,
+    bytes: u64,
     last_heard: tokio::time::Instant,
+}
+
+impl Fetch {
+    /// Epochs of a session from `first_epoch` on, behind those with this root.
+    fn begin(
+        directory: &Path,
+        from: PeerId,
+        session: u64,
+        first_epoch: u32,
+        items_root: Hash32,
+    ) -> io::Result<Self> {
+        let path = directory.join(format!("{session}.fetched"));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(Self {
+            from,
+            session,
+            first_epoch,
+            next_epoch: first_epoch,
+            items_root,
+            file: BufWriter::new(file),
+            bytes: 0,
+            last_heard: tokio::time::Instant::now(),
+        })
+    }
+
+    fn add(&mut self, epochs: &[Vec<OrderedUnit>]) -> io::Result<()> {
+        for units in epochs {
+            let encoded = borsh::to_vec(units)?;
+            let length = u32::try_from(encoded.len()).map_err(io::Error::other)?;
+            self.file.write_all(&length.to_le_bytes())?;
+            self.file.write_all(&encoded)?;
+            self.bytes += 4 + encoded.len() as u64;
+            self.items_root = next_items_root(&self.items_root, units);
+            self.next_epoch += 1;
+        }
+        self.last_heard = tokio::time::Instant::now();
+        Ok(())
+    }
+
+    /// All that was added, from the beginning.
+    fn epochs(self) -> io::Result<impl Iterator<Item = io::Result<Epoch>>> {
+        let mut file = self.file.into_inner().map_err(IntoInnerError::into_error)?;
+        file.rewind()?;
+        let mut file = BufReader::new(file);
+        let session = self.session;
+        Ok((self.first_epoch..self.next_epoch).map(move |index| {
+            let mut length = [0; 4];
+            file.read_exact(&mut length)?;
+            let mut encoded = vec![0; u32::from_le_bytes(length) as usize];
+            file.read_exact(&mut encoded)?;
+            Ok(Epoch {
+                session,
+                index,
+                units: borsh::from_slice(&encoded)?,
+            })
+        }))
+    }
 }
 
 struct State {
@@ -226,7 +304,11 @@ impl Sessions {
                 self.serve(from, session, from_epoch);
             }
             PeerMessage::Outcome(part) => self.take(from, part),
-            PeerMessage::Aleph { .. } | PeerMessage::Wake { .. } | PeerMessage::Ceremony(_) => {
+            PeerMessage::Aleph { .. }
+            | PeerMessage::Wake { .. }
+            | PeerMessage::RequestUnits { .. }
+            | PeerMessage::Units { .. }
+            | PeerMessage::Ceremony(_) => {
                 tracing::warn!(peer = %from, "a message of another kind reached the sessions' task");
             }
         }
@@ -369,14 +451,23 @@ impl Sessions {
         if state.fetch.is_some() {
             return;
         }
+        // The chain starts at zeros with the session's first epoch; what this
+        // guardian has applied already it takes from its own log.
+        let root = match self.setup.pipeline.items_root(session, epoch) {
+            Ok(root) => root,
+            Err(error) => {
+                tracing::error!(session, %error, "the own part of a session cannot be read");
+                return;
+            }
+        };
         tracing::info!(peer = %from, session, epoch, "taking the rest of a session that has ended from a peer");
-        state.fetch = Some(Fetch {
-            from,
-            session,
-            first_epoch: epoch,
-            epochs: Vec::new(),
-            last_heard: tokio::time::Instant::now(),
-        });
+        match Fetch::begin(&self.setup.directory, from, session, epoch, root) {
+            Ok(fetch) => state.fetch = Some(fetch),
+            Err(error) => {
+                tracing::error!(session, %error, "there is no place for a past session's epochs");
+                return;
+            }
+        }
         self.setup.p2p.send(
             from,
             PeerMessage::RequestOutcome {
@@ -432,23 +523,26 @@ impl Sessions {
         else {
             return;
         };
-        let expected = fetch.first_epoch + fetch.epochs.len() as u32;
-        if part.from_epoch != expected
-            || fetch.epochs.len() + part.epochs.len() > part.header.header.epochs as usize
+        let most = self.setup.config.session.bytes.saturating_add(MAX_LAST_EPOCH_BYTES);
+        let left = part.header.header.epochs.saturating_sub(fetch.next_epoch);
+        if part.from_epoch != fetch.next_epoch
+            || part.epochs.len() > left as usize
+            || (part.more && part.epochs.is_empty())
+            || fetch.bytes > most
         {
             return;
         }
-        fetch.last_heard = tokio::time::Instant::now();
-        fetch.epochs.extend(part.epochs);
+        if let Err(error) = fetch.add(&part.epochs) {
+            tracing::error!(session = part.session, %error, "a past session's epochs cannot be written");
+            state.fetch = None;
+            return;
+        }
         if part.more {
-            let next = fetch.first_epoch + fetch.epochs.len() as u32;
-            self.setup.p2p.send(
-                from,
-                PeerMessage::RequestOutcome {
-                    session: part.session,
-                    from_epoch: next,
-                },
-            );
+            let request = PeerMessage::RequestOutcome {
+                session: part.session,
+                from_epoch: fetch.next_epoch,
+            };
+            self.setup.p2p.send(from, request);
             return;
         }
         let Some(fetch) = state.fetch.take() else {
@@ -459,36 +553,60 @@ impl Sessions {
     }
 
     fn apply(&self, fetch: Fetch, signed: SignedHeader) {
-        // The chain starts at zeros with the session's first epoch; what this
-        // guardian has applied already it takes from its own log.
-        let mut root = match self
-            .setup
-            .pipeline
-            .items_root(fetch.session, fetch.first_epoch)
-        {
-            Ok(root) => root,
-            Err(error) => {
-                tracing::error!(session = fetch.session, %error, "the own part of a session cannot be read");
-                return;
-            }
-        };
-        for units in &fetch.epochs {
-            root = next_items_root(&root, units);
-        }
-        let complete = fetch.first_epoch + fetch.epochs.len() as u32 == signed.header.epochs;
-        if !complete || root != signed.header.items_root {
-            tracing::warn!(peer = %fetch.from, session = fetch.session, "epochs that are not those of the signed header");
+        let SessionHeader {
+            session,
+            epochs,
+            items_root,
+            ..
+        } = signed.header;
+        if fetch.next_epoch != epochs || fetch.items_root != items_root {
+            tracing::warn!(peer = %fetch.from, session, "epochs that are not those of the signed header");
             return;
         }
-        for (index, units) in (fetch.first_epoch..).zip(fetch.epochs) {
-            let epoch = Epoch {
-                session: fetch.session,
-                index,
-                units,
-            };
-            if self.setup.epochs.blocking_send(epoch).is_err() {
-                return;
-            }
+        let applied = fetch.epochs().and_then(|mut epochs| {
+            epochs.try_for_each(|epoch| {
+                // An error: everything is being shut down.
+                let _ = self.setup.epochs.blocking_send(epoch?);
+                Ok(())
+            })
+        });
+        if let Err(error) = applied {
+            tracing::error!(session, %error, "a past session's epochs cannot be read again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that breaks says so")]
+
+    use super::*;
+
+    fn epoch(fill: u8, len: usize) -> Vec<OrderedUnit> {
+        let unit = OrderedUnit {
+            creator: PeerId(fill.into()),
+            payload: vec![fill; len],
+        };
+        vec![unit; usize::from(fill % 3)]
+    }
+
+    #[test]
+    fn a_past_session_waits_on_the_disk_and_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = Hash32([9; 32]);
+        let mut fetch = Fetch::begin(folder.path(), PeerId(1), 7, 3, start).unwrap();
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "no name");
+        let epochs: Vec<_> = (0..20).map(|n| epoch(n, 20_000)).collect();
+        for part in epochs.chunks(6) {
+            fetch.add(part).unwrap();
+        }
+        let root = epochs.iter().fold(start, |root, units| next_items_root(&root, units));
+        assert_eq!((fetch.next_epoch, fetch.items_root), (23, root));
+        let back: Vec<Epoch> = fetch.epochs().unwrap().map(Result::unwrap).collect();
+        for (index, (epoch, units)) in (3..).zip(back.iter().zip(&epochs)) {
+            assert_eq!((epoch.session, epoch.index), (7, index));
+            assert_eq!(epoch.units, *units);
+        }
+        assert_eq!(back.len(), epochs.len());
     }
 }

@@ -1,7 +1,7 @@
 //! One session's AlephBFT instance, and what surrounds it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,20 +15,21 @@ use aleph_bft::{
 use async_trait::async_trait;
 use futures::{FutureExt, channel::oneshot, io::Cursor};
 use modmint_core::{PeerId, config::SessionLimits, consensus, max_faulty};
-use parity_scale_codec::{DecodeAll, Encode};
+use parity_scale_codec::{Decode as _, DecodeAll, Encode};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Context, Epoch, MAX_PAYLOAD_BYTES,
+    catch_up::{CatchUp, PART_BYTES},
     format::{AlephMessage, Blake3, Coord, Filter, Message, Payload, Unit, UnitMessage},
     keychain::SessionKeychain,
-    log::{self, LogId},
+    log::{self, LogId, Reader},
 };
 use crate::p2p::PeerMessage;
 
@@ -87,6 +88,11 @@ struct Shared {
     log: LogId,
     delivery: Mutex<Delivery>,
     units: Mutex<Units>,
+    catch_up: Mutex<CatchUp>,
+    /// What may leave the machine of the log that is being written.
+    reader: Mutex<Option<Reader>>,
+    /// Who is being sent units from it.
+    served: Mutex<HashSet<PeerId>>,
     /// To the AlephBFT that is running, if one is.
     incoming: Mutex<Option<mpsc::Sender<AlephMessage>>>,
     problem: Mutex<Option<String>>,
@@ -144,6 +150,11 @@ impl Instance {
         let mut delivery = self.shared.delivery.lock();
         delivery.mode = Mode::Ended;
         delivery.held.clear();
+    }
+
+    #[cfg(test)]
+    pub fn parts_taken(&self) -> usize {
+        self.shared.catch_up.lock().parts
     }
 
     #[cfg(test)]
@@ -207,6 +218,57 @@ impl Inbox {
         if let Some(incoming) = incoming {
             // An error: this AlephBFT is just stopping.
             let _ = incoming.send(message).await;
+        }
+    }
+
+    /// Answers a peer that is far behind with units that it lacks, one answer at a
+    /// time.
+    pub fn serve(&self, to: PeerId, from: u64, have: Vec<Option<u16>>) {
+        let shared = self.0.clone();
+        let Some(reader) = shared.reader.lock().clone() else {
+            return;
+        };
+        if have.len() != shared.context.keys.count() || !shared.served.lock().insert(to) {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            let lacks = |coord: &Coord| {
+                let newest = have.get(coord.creator as usize).copied().flatten();
+                newest.is_none_or(|newest| coord.round > newest)
+            };
+            let session = shared.session;
+            match reader.read(from, lacks, PART_BYTES) {
+                Ok((units, next)) => shared.context.p2p.send(
+                    to,
+                    PeerMessage::Units {
+                        session,
+                        next,
+                        units,
+                    },
+                ),
+                Err(error) => debug!(session, peer = %to, %error, "no units for a peer"),
+            }
+            shared.served.lock().remove(&to);
+        });
+    }
+
+    /// Takes units from a peer's log, as if it had sent each of them.
+    pub async fn take(&self, from: PeerId, next: u64, units: Vec<Vec<u8>>) {
+        let new = self.0.new_units(units);
+        let last = new.last().map(|(coord, _)| *coord);
+        if !self.0.catch_up.lock().take(from, next, last) {
+            return;
+        }
+        let incoming = self.0.incoming.lock().clone();
+        for (_, unit) in new {
+            let Some(message) = self.0.admit(from, &Unit::message_bytes(&unit)) else {
+                self.0.catch_up.lock().fail(from);
+                return;
+            };
+            if let Some(incoming) = &incoming {
+                // An error: this AlephBFT is just stopping.
+                let _ = incoming.send(message).await;
+            }
         }
     }
 }
@@ -287,6 +349,9 @@ impl Shared {
                 starts: HashMap::new(),
                 observing: false,
             }),
+            catch_up: Mutex::default(),
+            reader: Mutex::new(None),
+            served: Mutex::default(),
             incoming: Mutex::new(None),
             problem: Mutex::new(None),
             context,
@@ -311,6 +376,7 @@ impl Shared {
             log::open(id, move |unit, bytes| saving.saved(unit, bytes))
         });
         let (remembered, writer) = opened.await.map_err(io::Error::other)??;
+        *self.reader.lock() = Some(writer.reader());
 
         let (incoming, receiver) = mpsc::channel(INCOMING_CAPACITY);
         *self.incoming.lock() = Some(incoming);
@@ -389,6 +455,7 @@ impl Shared {
             }
         };
         match message {
+            Message::Units(UnitMessage::Unit(unit)) => self.hear(from, unit.coord.round),
             Message::Units(UnitMessage::NewestRequest(_, salt)) => self.greet_start(from, salt),
             // Without answers AlephBFT never begins to make units.
             Message::Units(UnitMessage::NewestResponse(_)) if self.units.lock().observing => {
@@ -401,6 +468,54 @@ impl Shared {
             error!("AlephBFT's format is not what this guardian was built for");
         }
         decoded.ok()
+    }
+
+    /// A peer has sent a unit of this round: this guardian may be far behind.
+    fn hear(&self, from: PeerId, round: u16) {
+        let running = self.delivery.lock().mode == Mode::Running;
+        let have = self.newest_rounds();
+        let top = have.iter().flatten().max().copied().unwrap_or(0);
+        let asked = {
+            let mut catch_up = self.catch_up.lock();
+            catch_up.hear(from, round);
+            let faulty = max_faulty(self.context.keys.count());
+            running.then(|| catch_up.begin(top, faulty)).flatten()
+        };
+        if let Some((peer, at)) = asked {
+            info!(session = self.session, %peer, top, "far behind: taking units from a peer's log");
+            self.request_units(peer, at, have);
+        }
+    }
+
+    /// For each guardian the round of its newest unit in the log.
+    fn newest_rounds(&self) -> Vec<Option<u16>> {
+        let units = self.units.lock();
+        let creators = 0..self.context.keys.count() as u64;
+        let round = |creator| units.tops.get(&creator).map(|(round, _)| *round);
+        creators.map(round).collect()
+    }
+
+    fn request_units(&self, peer: PeerId, from: u64, have: Vec<Option<u16>>) {
+        let session = self.session;
+        let request = PeerMessage::RequestUnits {
+            session,
+            from,
+            have,
+        };
+        self.context.p2p.send(peer, request);
+    }
+
+    /// Those of a peer's units that are not in the log.
+    fn new_units(&self, units: Vec<Vec<u8>>) -> Vec<(Coord, Vec<u8>)> {
+        let have = self.newest_rounds();
+        units
+            .into_iter()
+            .filter_map(|unit| Some((Coord::decode(&mut unit.as_slice()).ok()?, unit)))
+            .filter(|(coord, _)| {
+                let top = have.get(coord.creator as usize).copied().flatten();
+                top.is_none_or(|top| coord.round > top)
+            })
+            .collect()
     }
 
     /// A unit is in the log, ours durably.
@@ -431,6 +546,12 @@ impl Shared {
             }
             self.context.work.notify_one();
             self.context.bell.notify_waiters();
+        } else {
+            drop(units);
+        }
+        let next = self.catch_up.lock().saved(unit.coord);
+        if let Some((peer, at)) = next {
+            self.request_units(peer, at, self.newest_rounds());
         }
     }
 

@@ -16,15 +16,19 @@ use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
 use futures::AsyncWrite;
 use modmint_core::{FederationId, PeerId};
-use parity_scale_codec::DecodeAll;
+use parity_scale_codec::{Decode as _, DecodeAll};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{info, warn};
 
@@ -155,6 +159,7 @@ pub(super) fn open(
     };
     let writing = if exists { id.next_path() } else { path };
     let mut file = OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(true)
@@ -167,6 +172,8 @@ pub(super) fn open(
         id,
         unit: Vec::new(),
         syncing: None,
+        written: HEADER_BYTES as u64,
+        readable: Arc::new(AtomicU64::new(HEADER_BYTES as u64)),
         name_is_durable: false,
         on_saved: Box::new(on_saved),
     };
@@ -242,11 +249,75 @@ pub(super) struct Writer {
     /// Whether a crash cannot take its name away.
     name_is_durable: bool,
     unit: Vec<u8>,
+    written: u64,
+    /// So much of the file may leave the machine.
+    readable: Arc<AtomicU64>,
     syncing: Option<(Unit, JoinHandle<io::Result<()>>)>,
     on_saved: OnSaved,
 }
 
+/// Reads what is in a log that is being written, as far as it is saved.
+#[derive(Clone)]
+pub(super) struct Reader {
+    id: LogId,
+    file: Arc<File>,
+    readable: Arc<AtomicU64>,
+}
+
+/// How much of a log is read for one answer.
+const MAX_READ_BYTES: u64 = 8 << 20;
+
+impl Reader {
+    /// Units behind `from`, 0 being the beginning, that are `wanted`, about
+    /// `max_bytes` of them, and where to go on.
+    pub fn read(
+        &self,
+        from: u64,
+        wanted: impl Fn(&Coord) -> bool,
+        max_bytes: usize,
+    ) -> io::Result<(Vec<Vec<u8>>, u64)> {
+        let end = self.readable.load(Ordering::Acquire);
+        // Behind the end is where somebody stood in a former generation.
+        let start = if from > end { 0 } else { from }.max(HEADER_BYTES as u64);
+        let (mut at, mut bytes, mut units) = (start, 0, Vec::new());
+        while at < end && bytes < max_bytes && at - start < MAX_READ_BYTES {
+            let mut head = [0; 4 + CHECKSUM_BYTES];
+            self.file.read_exact_at(&mut head, at)?;
+            let (length, checksum) = head.split_at(4);
+            let length: [u8; 4] = length.try_into().map_err(io::Error::other)?;
+            let size = u32::from_le_bytes(length) as usize;
+            let mut record = vec![0; size.min(MAX_RECORD_BYTES)];
+            self.file.read_exact_at(&mut record, at + head.len() as u64)?;
+            if *checksum != self.id.checksum(length, &record) {
+                return Err(io::Error::other("no record begins there"));
+            }
+            at += (head.len() + size) as u64;
+            let coord = Coord::decode(&mut record.as_slice()).map_err(io::Error::other)?;
+            if wanted(&coord) {
+                bytes += record.len();
+                units.push(record);
+            }
+        }
+        Ok((units, at))
+    }
+}
+
 impl Writer {
+    /// For others to read what is saved.
+    pub fn reader(&self) -> Reader {
+        Reader {
+            id: self.id.clone(),
+            file: Arc::clone(&self.file),
+            readable: Arc::clone(&self.readable),
+        }
+    }
+
+    fn saved(&mut self, unit: &Unit) {
+        self.readable.store(self.written, Ordering::Release);
+        (self.on_saved)(unit, &self.unit);
+        self.unit.clear();
+    }
+
     /// Appends the unit that was written; it may have to be synced then.
     fn append(&mut self) -> io::Result<()> {
         let unit = Unit::decode_all(&mut &self.unit[..])
@@ -261,12 +332,12 @@ impl Writer {
         let checksum = self.id.checksum(length, &self.unit);
         let record = [&length[..], &checksum, &self.unit].concat();
         (&*self.file).write_all(&record)?;
+        self.written += record.len() as u64;
         if unit.coord.creator == u64::from(self.id.me.0) && Some(unit.coord.round) > self.own_top {
             self.own_top = Some(unit.coord.round);
             self.syncing = Some((unit, spawn_blocking(self.sync())));
         } else {
-            (self.on_saved)(&unit, &self.unit);
-            self.unit.clear();
+            self.saved(&unit);
         }
         Ok(())
     }
@@ -311,8 +382,7 @@ impl AsyncWrite for Writer {
             let result = ready!(Pin::new(sync).poll(cx));
             let (unit, _) = this.syncing.take().expect("it was just polled");
             result.map_err(io::Error::other)??;
-            (this.on_saved)(&unit, &this.unit);
-            this.unit.clear();
+            this.saved(&unit);
         }
         Poll::Ready(Ok(()))
     }

@@ -7,6 +7,7 @@
 //! `sessions`.
 
 mod alone;
+mod catch_up;
 mod format;
 mod instance;
 mod keychain;
@@ -477,6 +478,26 @@ async fn route(
             PeerMessage::Wake { session } => {
                 context.leases.renew(from, session);
                 context.look_again();
+            }
+            PeerMessage::RequestUnits {
+                session,
+                from: at,
+                have,
+            } => {
+                let inbox = sessions.lock().instances.get(&session).map(Instance::inbox);
+                if let Some(inbox) = inbox {
+                    inbox.serve(from, at, have);
+                }
+            }
+            PeerMessage::Units {
+                session,
+                next,
+                units,
+            } => {
+                let inbox = sessions.lock().instances.get(&session).map(Instance::inbox);
+                if let Some(inbox) = inbox {
+                    inbox.take(from, next, units).await;
+                }
             }
             _ => {}
         }

@@ -673,6 +673,44 @@ fn a_guardian_alone_hands_nothing_out_that_is_not_on_the_disk() {
     });
 }
 
+#[test]
+fn a_guardian_far_behind_takes_units_from_a_log_while_the_load_goes_on_and_takes_part_again() {
+    let federation = Federation::new(SessionLimits::default());
+    let mut guardians = federation.start_all();
+    guardians[3].items.push(b"of its former life");
+    wait_final(&guardians.iter().collect::<Vec<_>>(), b"of its former life");
+    guardians.pop().unwrap().kill();
+    let count = |guardian: &Guardian| guardian.epochs.lock().len();
+    let mut number = 0;
+    let mut load_until = |condition: &dyn Fn() -> bool| {
+        while !condition() {
+            guardians[number % 3].items.push(format!("item {number}").as_bytes());
+            number += 1;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    load_until(&|| count(&guardians[0]) > 4 * usize::from(catch_up::FAR_BEHIND));
+    let behind = count(&guardians[0]);
+    let started = Instant::now();
+    let back = federation.start(3);
+    back.items.push(b"back");
+    load_until(&|| guardians.iter().all(|guardian| guardian.has(b"back")));
+    println!(
+        "{behind} epochs behind, it took part again after {:?}, the others at {}",
+        started.elapsed(),
+        count(&guardians[0])
+    );
+    let parts = {
+        let sessions = back.ordering.sessions().lock();
+        sessions.instances[&1].parts_taken()
+    };
+    assert!(parts > 0, "AlephBFT alone was quick enough: nothing is shown");
+    let all: Vec<&Guardian> = guardians.iter().chain([&back]).collect();
+    wait_final(&all, b"back");
+    assert_equal_epochs(&all);
+    assert_healthy(&all);
+}
+
 /// Epochs by session and number, as one guardian has had them over all its lives.
 #[derive(Default)]
 struct History(BTreeMap<(u64, u32), Epoch>);

@@ -249,7 +249,10 @@ async fn read_all(
 /// ask again for what they miss.
 async fn deliver(inner: &Inner, peer: &Peer, message: PeerMessage) {
     match &message {
-        PeerMessage::Aleph { .. } | PeerMessage::Wake { .. } => {
+        PeerMessage::Aleph { .. }
+        | PeerMessage::Wake { .. }
+        | PeerMessage::RequestUnits { .. }
+        | PeerMessage::Units { .. } => {
             let _ = inner.ordering.send((peer.id, message)).await;
         }
         PeerMessage::Ceremony(_) => {

@@ -22,6 +22,25 @@ pub enum PeerMessage {
         /// The session that the sender is in.
         session: u64,
     },
+    /// Asks for units of a session that goes on, by one who is too far behind to be
+    /// sent them one by one.
+    RequestUnits {
+        /// Which session.
+        session: u64,
+        /// Where to go on in the receiver's unit log; 0 at first.
+        from: u64,
+        /// For each guardian the round of its newest unit that the sender has.
+        have: Vec<Option<u16>>,
+    },
+    /// Answers [`PeerMessage::RequestUnits`].
+    Units {
+        /// Which session.
+        session: u64,
+        /// Where the log goes on behind these.
+        next: u64,
+        /// Units as AlephBFT encodes them, parents first; none at the log's end.
+        units: Vec<Vec<u8>>,
+    },
     /// Where the sender stands; the heartbeat.
     Position {
         /// The session that is being filled.

@@ -135,7 +135,8 @@ struct PeerState {
 
 /// What comes in, by who reads it.
 pub struct P2pReceivers {
-    /// [`PeerMessage::Aleph`] and [`PeerMessage::Wake`].
+    /// [`PeerMessage::Aleph`], [`PeerMessage::Wake`], [`PeerMessage::RequestUnits`] and
+    /// [`PeerMessage::Units`].
     pub ordering: mpsc::Receiver<(PeerId, PeerMessage)>,
     /// [`PeerMessage::Position`], [`PeerMessage::HeaderSignature`],
     /// [`PeerMessage::RequestOutcome`] and [`PeerMessage::Outcome`].
