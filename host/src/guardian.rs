@@ -91,6 +91,11 @@ impl DataDir {
         self.0.join("units")
     }
 
+    /// Is there while this guardian comes back from a backup.
+    fn restored(&self) -> PathBuf {
+        self.0.join("restored")
+    }
+
     /// The RocksDB folder.
     pub fn database(&self) -> PathBuf {
         self.0.join("db")
@@ -152,6 +157,17 @@ pub fn setup(
         serde_json::to_string_pretty(&file)?.as_bytes(),
     )?;
     Ok(file.peer)
+}
+
+/// Says that the folder comes from a backup and may be older than what this guardian
+/// has said: it observes until that can do no harm.
+///
+/// # Errors
+/// When there is no guardian, or its folder cannot be written.
+pub fn mark_restored(data_dir: &DataDir) -> anyhow::Result<()> {
+    data_dir.read_guardian()?;
+    write_atomically(&data_dir.restored(), b"")?;
+    Ok(())
 }
 
 /// Keeps the founding plan and the bundles that it names, once all is seen to fit.
@@ -427,6 +443,9 @@ async fn found(
         arrivals: None,
         p2p: Arc::clone(&p2p),
         incoming,
+        // What it deals follows from what it has written down, and the others name
+        // whoever contradicts itself.
+        restored: false,
         single: true,
     })?;
     let (ending, messages) = hear_of_the_end(messages, &plan, me);
@@ -593,6 +612,8 @@ async fn serve(
         skip: guardian.skip.clone(),
     })?;
 
+    // Who is alone has nobody to contradict itself to.
+    let restored = (config.size() > 1 && data_dir.restored().exists()).then(|| data_dir.restored());
     let (p2p, receivers) = start_p2p(&secrets.identity, guardian, &config.peers, me, id)?;
     let (epochs, ordered) = mpsc::channel(64);
     let ordering = Ordering::start(OrderingSetup {
@@ -608,6 +629,7 @@ async fn serve(
         arrivals: Some(look_ahead(&pipeline)?),
         p2p: Arc::clone(&p2p),
         incoming: receivers.ordering,
+        restored: restored.is_some(),
         single: false,
     })?;
     retire_signed(&pipeline, &ordering);
@@ -620,6 +642,7 @@ async fn serve(
         p2p: Arc::clone(&p2p),
         epochs,
         directory: data_dir.units(),
+        restored,
     });
     tokio::spawn(Arc::clone(&sessions).run(receivers.sessions));
     let mut consensus = start_consensus(ordered, &pipeline, &ordering, &sessions)?;

@@ -99,6 +99,9 @@ pub struct SessionsSetup {
     pub epochs: mpsc::Sender<Epoch>,
     /// Where they wait until there are all of a session.
     pub directory: PathBuf,
+    /// The file that says that this guardian comes back from a backup, if it is
+    /// there; removed once that is over.
+    pub restored: Option<PathBuf>,
 }
 
 /// A session on its way here from a peer. Its epochs wait on the disk, in a file that
@@ -180,7 +183,51 @@ impl Fetch {
     }
 }
 
+/// A guardian that comes back from a backup makes no units before a session that no
+/// peer had begun when it came back.
+struct Restored {
+    marker: PathBuf,
+    /// The session that each peer says it is in.
+    claims: BTreeMap<PeerId, u64>,
+    /// The last session in which nothing is said, once n − f peers have been heard.
+    until: Option<u64>,
+}
+
+impl Restored {
+    /// A peer is in this session. Answers with the last session to observe when that
+    /// has become known.
+    ///
+    /// Whatever session this guardian was in before it was lost, n − f guardians had
+    /// ordered the one before, f honest others among them. Of n − f peers one at least
+    /// is of those, and is in that session or a later one.
+    fn hear(&mut self, from: PeerId, session: u64, needed: usize) -> Option<u64> {
+        if self.until.is_some() {
+            return None;
+        }
+        self.claims.insert(from, session);
+        if self.claims.len() >= needed {
+            let latest = self.claims.values().max()?;
+            self.until = Some(latest.saturating_add(1));
+        }
+        self.until
+    }
+
+    fn problem(&self) -> String {
+        match self.until {
+            Some(until) => format!(
+                "this guardian comes back from a backup: it follows, and makes no units before session {} begins",
+                until.saturating_add(1)
+            ),
+            None => format!(
+                "this guardian comes back from a backup: it makes no units until it has heard from more guardians than the {} so far",
+                self.claims.len()
+            ),
+        }
+    }
+}
+
 struct State {
+    restored: Option<Restored>,
     fetch: Option<Fetch>,
     /// Signatures by session and signer, as they came, for sessions at and
     /// just ahead of ours.
@@ -198,10 +245,16 @@ pub struct Sessions {
 impl Sessions {
     /// Ready to [`Self::run`].
     pub fn new(setup: SessionsSetup) -> Arc<Self> {
+        let restored = setup.restored.clone().map(|marker| Restored {
+            marker,
+            claims: BTreeMap::new(),
+            until: None,
+        });
         Arc::new(Self {
             id: setup.config.id(),
             setup,
             state: Mutex::new(State {
+                restored,
                 fetch: None,
                 signatures: BTreeMap::new(),
                 problem: None,
@@ -211,7 +264,9 @@ impl Sessions {
 
     /// What keeps this guardian from following; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
-        self.state.lock().problem.iter().cloned().collect()
+        let state = self.state.lock();
+        let restored = state.restored.as_ref().map(Restored::problem);
+        state.problem.iter().cloned().chain(restored).collect()
     }
 
     /// Listens to the peers until they are gone. Never returns otherwise.
@@ -250,6 +305,22 @@ impl Sessions {
         tracing::info!(session = header.session, epochs = header.epochs, state_root = %header.state_root, "session ended");
         self.sign_pending();
         self.announce();
+        self.end_observing(header.session);
+    }
+
+    /// A session has ended here: a restored guardian may take part again.
+    fn end_observing(&self, ended: u64) {
+        let mut state = self.state.lock();
+        let over = |restored: &mut Restored| restored.until.is_some_and(|until| ended >= until);
+        let Some(restored) = state.restored.take_if(over) else {
+            return;
+        };
+        match fs::remove_file(&restored.marker) {
+            Ok(()) => tracing::info!("restored: this guardian takes part again"),
+            Err(error) => {
+                tracing::error!(%error, path = %restored.marker.display(), "cannot be removed: at the next start this guardian observes again");
+            }
+        }
     }
 
     /// Tells all peers where this guardian stands.
@@ -315,6 +386,16 @@ impl Sessions {
     }
 
     fn peer_stands_at(&self, from: PeerId, session: u64, epoch: u32, state_root: Hash32) {
+        let needed = self.setup.config.threshold();
+        let until = {
+            let mut state = self.state.lock();
+            let restored = state.restored.as_mut();
+            restored.and_then(|restored| restored.hear(from, session, needed))
+        };
+        if let Some(until) = until {
+            tracing::warn!(until, "restored from a backup: no units are made up to this session");
+            self.setup.ordering.observe_until(until);
+        }
         let (ours, our_epoch) = self.setup.pipeline.position();
         if session > ours {
             self.fetch(from);
@@ -581,6 +662,22 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that breaks says so")]
 
     use super::*;
+
+    #[test]
+    fn a_restored_guardian_waits_for_n_minus_f_peers_and_for_the_latest_of_them() {
+        let mut restored = Restored {
+            marker: PathBuf::new(),
+            claims: BTreeMap::new(),
+            until: None,
+        };
+        assert_eq!(restored.hear(PeerId(0), 40, 3), None);
+        assert_eq!(restored.hear(PeerId(2), 42, 3), None);
+        assert_eq!(restored.hear(PeerId(2), 43, 3), None, "twice the same");
+        assert!(restored.problem().contains("the 2 so far"));
+        assert_eq!(restored.hear(PeerId(3), 41, 3), Some(44));
+        assert!(restored.problem().contains("before session 45"));
+        assert_eq!(restored.hear(PeerId(0), 90, 3), None, "it was not there yet");
+    }
 
     fn epoch(fill: u8, len: usize) -> Vec<OrderedUnit> {
         let unit = OrderedUnit {

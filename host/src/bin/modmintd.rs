@@ -35,6 +35,10 @@ enum Command {
     /// Holds the founding ceremony if that has not been done, then serves until
     /// SIGTERM or SIGINT.
     Run(RunArgs),
+    /// Says that the folder was restored from a backup; to be run once, before `run`.
+    /// The guardian then follows without making units until a session has begun that
+    /// no other guardian had begun when it came back.
+    Restored(DataDirArgs),
     /// Recomputes the state root from all that is stored, and compares.
     Check(DataDirArgs),
 }
@@ -135,6 +139,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Setup(args) => setup(args),
         Command::Found(args) => found(&args),
         Command::Run(args) => serve(args),
+        Command::Restored(args) => {
+            guardian::mark_restored(&DataDir::new(args.data_dir))?;
+            println!("`modmintd run` observes first, and takes part when that is safe");
+            Ok(())
+        }
         Command::Check(args) => {
             let report =
                 modmint_host::storage::check_database(&DataDir::new(args.data_dir).database())?;

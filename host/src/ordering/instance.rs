@@ -185,7 +185,7 @@ impl Instance {
 
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.shared.problem.lock().iter().cloned().collect();
-        if self.mode() == Mode::Running {
+        if self.mode() == Mode::Running && !self.shared.context.observes(self.shared.session) {
             problems.extend(self.shared.muted());
         }
         problems
@@ -347,7 +347,7 @@ impl Shared {
                 progress: now,
                 own_progress: now,
                 starts: HashMap::new(),
-                observing: false,
+                observing: context.observes(session),
             }),
             catch_up: Mutex::default(),
             reader: Mutex::new(None),

@@ -99,6 +99,10 @@ pub struct OrderingSetup {
     pub p2p: Arc<P2p>,
     /// From the other guardians: `P2pReceivers::ordering`.
     pub incoming: mpsc::Receiver<(PeerId, PeerMessage)>,
+    /// Whether this guardian comes back from a backup: it may have made units that it
+    /// does not know of, and makes none until [`Ordering::observe_until`] says from
+    /// which session on it may.
+    pub restored: bool,
     /// Whether `first_session` is alone, so that no next one is kept ready. The
     /// founding ceremony's is.
     pub single: bool,
@@ -165,6 +169,8 @@ struct Context {
     delivered: mpsc::UnboundedSender<Epoch>,
     /// How many of the delivered ones wait for room.
     backlog: AtomicUsize,
+    /// In sessions up to this one no units are made.
+    observed: Mutex<Option<u64>>,
 }
 
 /// The instances by session: ended ones, the running one, the parked one.
@@ -194,6 +200,7 @@ impl Ordering {
             arrivals,
             p2p,
             incoming,
+            restored,
             single,
         } = setup;
         let keys = GuardianKeys::new(me, &consensus_secret, &consensus_keys, tag)?;
@@ -227,6 +234,7 @@ impl Ordering {
             work: Notify::new(),
             delivered,
             backlog: AtomicUsize::new(0),
+            observed: Mutex::new(restored.then_some(u64::MAX)),
         });
         let sessions = Sessions::start(&context, first_session, single, &logs);
         let sessions = Arc::new(Mutex::new(sessions));
@@ -277,6 +285,15 @@ impl Ordering {
                 context.look_again();
             }
             Order::Alone(sequencer) => sequencer.go_to(session),
+        }
+    }
+
+    /// In sessions up to this one a restored guardian makes no units; later ones it
+    /// takes part in. Those that run already stay as they are.
+    pub fn observe_until(&self, session: u64) {
+        if let Order::Together(together) = &self.0 {
+            let mut observed = together.context.observed.lock();
+            *observed = observed.map(|_| session);
         }
     }
 
@@ -426,6 +443,11 @@ impl Context {
     /// Whether epochs pile up because they are processed too slowly.
     fn is_behind(&self) -> bool {
         self.backlog.load(Memory::Relaxed) > MAX_BACKLOG
+    }
+
+    /// Whether no units are to be made in a session.
+    fn observes(&self, session: u64) -> bool {
+        self.observed.lock().is_some_and(|until| session <= until)
     }
 
     fn look_again(&self) {

@@ -208,6 +208,15 @@ struct Guardian {
 
 impl Guardian {
     fn start(federation: &Federation, me: usize, first_session: u64) -> Self {
+        Self::start_with(federation, me, first_session, false)
+    }
+
+    fn start_with(
+        federation: &Federation,
+        me: usize,
+        first_session: u64,
+        restored: bool,
+    ) -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -233,6 +242,7 @@ impl Guardian {
             p2p: p2p.clone(),
             incoming,
             arrivals: None,
+            restored,
             single: false,
         })
         .unwrap();
@@ -603,6 +613,39 @@ fn a_guardian_whose_log_lacks_its_own_units_makes_none_and_says_so() {
             .any(|unit| unit.payload == b"of the amnesiac")
     });
     assert_eq!(spoke.unwrap().session, 2);
+}
+
+#[test]
+fn a_restored_guardian_makes_no_units_before_the_session_that_it_is_told() {
+    let federation = Federation::new(limits(40));
+    let mut guardians = federation.start_all();
+    for (me, guardian) in guardians.iter().enumerate() {
+        guardian.items.push(format!("before {me}").as_bytes());
+    }
+    for me in 0..4 {
+        let all: Vec<&Guardian> = guardians.iter().collect();
+        wait_final(&all, format!("before {me}").as_bytes());
+    }
+    // The backup is older than all that this guardian has said.
+    guardians.pop().unwrap().kill();
+    std::fs::remove_dir_all(federation.units(3)).unwrap();
+    let restored = Guardian::start_with(&federation, 3, 1, true);
+    restored.ordering.observe_until(2);
+    restored.items.push(b"of the restored");
+    let mut number = 0;
+    while !guardians.iter().all(|guardian| guardian.has(b"of the restored")) {
+        let item = format!("item {number}").into_bytes();
+        guardians[number % 3].items.push(&item);
+        wait_final(&[&guardians[0]], &item);
+        number += 1;
+    }
+    let all: Vec<&Guardian> = guardians.iter().chain([&restored]).collect();
+    wait_final(&all, b"of the restored");
+    assert_equal_epochs(&all);
+    let epochs = guardians[0].epochs.lock().clone();
+    let said = |epoch: &&Epoch| epoch.units.iter().any(|unit| unit.creator == PeerId(3));
+    let sessions: Vec<u64> = epochs.iter().filter(said).map(|e| e.session).collect();
+    assert_eq!(sessions, [1, 3], "before it was lost, and when it may again");
 }
 
 #[test]
