@@ -134,6 +134,13 @@ pub struct PeerStatus {
     pub connected: bool,
     /// The session and epoch it last reported.
     pub position: Option<(u64, u32)>,
+    /// How often this guardian has dropped its connection for what it did; it may
+    /// connect again each time.
+    #[serde(default)]
+    pub drops: u32,
+    /// What it did the last time.
+    #[serde(default)]
+    pub last_drop: Option<String>,
 }
 
 /// A module instance.

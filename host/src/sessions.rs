@@ -440,7 +440,8 @@ impl Sessions {
         };
         let message = header_signature_hash(&self.id, session, &hash);
         if !secp::verify_schnorr(&peer.consensus_key.0, &message, &signature) {
-            tracing::warn!(peer = %from, session, "a header's signature that is none");
+            let reason = format!("a signature of session {session}'s header that is none");
+            self.setup.p2p.drop_peer(from, &reason);
             return;
         }
         self.add_signature(from, session, hash, signature);
@@ -575,7 +576,11 @@ impl Sessions {
         if part.header.header.session != part.session
             || !verify_signed_header(&self.setup.config, &self.id, &part.header)
         {
-            tracing::warn!(peer = %from, session = part.session, "an outcome without a threshold's signatures");
+            let reason = format!(
+                "an outcome of session {} without a threshold's signatures",
+                part.session
+            );
+            self.setup.p2p.drop_peer(from, &reason);
             return;
         }
         let pending = self.setup.pipeline.pending_header();
@@ -641,7 +646,8 @@ impl Sessions {
             ..
         } = signed.header;
         if fetch.next_epoch != epochs || fetch.items_root != items_root {
-            tracing::warn!(peer = %fetch.from, session, "epochs that are not those of the signed header");
+            let reason = format!("epochs of session {session} that are not those of the signed header");
+            self.setup.p2p.drop_peer(fetch.from, &reason);
             return;
         }
         let applied = fetch.epochs().and_then(|mut epochs| {

@@ -450,7 +450,8 @@ impl Shared {
         let message = match self.filter.read(from, bytes) {
             Ok(message) => message,
             Err(reason) => {
-                warn!(session = self.session, peer = %from, %reason, "a message was dropped");
+                let reason = format!("a message of session {}: {reason}", self.session);
+                self.context.p2p.drop_peer(from, &reason);
                 return None;
             }
         };

@@ -952,17 +952,26 @@ fn three_and_a_hostile_one() -> (Federation, Vec<Guardian>, Hostile) {
 fn messages_that_would_stop_all_guardians_are_dropped_and_they_live() {
     let (federation, guardians, hostile) = three_and_a_hostile_one();
     let all: Vec<&Guardian> = guardians.iter().collect();
-    for (message, _) in deadly(&federation.keychain(3, 1)) {
-        hostile.broadcast(message.encode());
-        hostile.broadcast(b"garbage".to_vec());
-        hostile.broadcast(vec![]);
-    }
     // A real fork, which AlephBFT has to deal with itself.
     let keychain = federation.keychain(3, 1);
     for fill in 1..3 {
         let unit = unit(&keychain, 0, Some(vec![fill]), 0);
         hostile.broadcast(Message::Units(UnitMessage::Unit(unit)).encode());
     }
+    // Each ends the connection, and it may connect again.
+    let deadly = deadly(&federation.keychain(3, 1)).map(|(message, _)| message.encode());
+    let all_bad = deadly.into_iter().chain([b"garbage".to_vec(), vec![]]);
+    for (times, bad) in (1..).zip(all_bad) {
+        wait_for("the hostile guardian to be connected", || {
+            hostile.p2p.status().iter().all(|peer| peer.connected)
+        });
+        hostile.broadcast(bad);
+        wait_for("the hostile guardian to be dropped", || {
+            all.iter().all(|one| one.p2p.status()[2].drops == times)
+        });
+    }
+    let seen = guardians[0].p2p.status()[2].last_drop.clone().unwrap();
+    assert!(seen.contains("no message of AlephBFT's"), "{seen}");
     for number in 0..10 {
         let item = format!("after {number}").into_bytes();
         guardians[number % 3].items.push(&item);

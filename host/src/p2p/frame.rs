@@ -25,6 +25,8 @@ const FRAMES_PER_SECOND: u32 = 8000;
 const BYTES_PER_SECOND: u32 = 64 << 20;
 /// How far a guardian may be ahead of these rates.
 const BURST: Duration = Duration::from_secs(2);
+/// For how long a guardian may send more than is read before it is dropped.
+const FLOOD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The frame of a message.
 pub(super) fn encode(message: &PeerMessage) -> Bytes {
@@ -71,27 +73,79 @@ fn invalid(reason: String) -> io::Error {
 }
 
 /// Holds a guardian to a rate by reading no faster: nothing is dropped, and it
-/// cannot fill queues that have no bound of their own.
+/// cannot fill queues that have no bound of their own. Who is always faster floods.
 pub(super) struct Pace {
     due: Instant,
+    /// Since when every frame had to wait.
+    late_since: Option<Instant>,
 }
 
 impl Pace {
     pub fn new() -> Self {
         Self {
             due: Instant::now(),
+            late_since: None,
         }
     }
 
     /// Waits until a frame of this length is due.
-    pub async fn admit(&mut self, length: usize) {
+    pub async fn admit(&mut self, length: usize) -> io::Result<()> {
+        if let Some(due) = self.schedule(Instant::now(), length)? {
+            tokio::time::sleep_until(due).await;
+        }
+        Ok(())
+    }
+
+    /// When a frame that comes now is due, if that is not at once.
+    fn schedule(&mut self, now: Instant, length: usize) -> io::Result<Option<Instant>> {
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let cost = Duration::from_secs(1) / FRAMES_PER_SECOND
             + Duration::from_secs(1) / BYTES_PER_SECOND * length;
-        let now = Instant::now();
         self.due = self.due.max(now.checked_sub(BURST).unwrap_or(now)) + cost;
-        if self.due > now {
-            tokio::time::sleep_until(self.due).await;
+        if self.due <= now {
+            self.late_since = None;
+            return Ok(None);
         }
+        if now.duration_since(*self.late_since.get_or_insert(now)) > FLOOD_PATIENCE {
+            return Err(invalid(format!(
+                "a flood: more than {FRAMES_PER_SECOND} frames or {BYTES_PER_SECOND} bytes a \
+                 second for {} seconds",
+                FLOOD_PATIENCE.as_secs()
+            )));
+        }
+        Ok(Some(self.due))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long frames of this length are taken that come `pause` after each other,
+    /// or as soon as they are due; a minute at most.
+    fn taken_for(length: usize, pause: Duration) -> Duration {
+        let start = Instant::now();
+        let (mut pace, mut now) = (Pace::new(), start);
+        while now - start < Duration::from_secs(60) {
+            match pace.schedule(now, length) {
+                Ok(due) => now = due.unwrap_or(now).max(now + pause),
+                Err(_) => break,
+            }
+        }
+        now - start
+    }
+
+    #[test]
+    fn who_always_sends_faster_than_is_read_is_dropped_and_a_busy_guardian_is_not() {
+        let at_once = Duration::ZERO;
+        for length in [10, 1 << 20] {
+            let taken = taken_for(length, at_once);
+            assert!(taken >= FLOOD_PATIENCE, "{taken:?}");
+            assert!(taken <= FLOOD_PATIENCE + 3 * BURST, "{taken:?}");
+        }
+        let busy = taken_for(1000, Duration::from_micros(150));
+        assert!(busy >= Duration::from_secs(60), "{busy:?}");
+        let long = taken_for(1 << 20, Duration::from_millis(20));
+        assert!(long >= Duration::from_secs(60), "{long:?}");
     }
 }

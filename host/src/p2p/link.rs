@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
 
-use super::{Inner, Peer, PeerMessage, frame, tls};
+use super::{Inner, Peer, PeerMessage, frame, queue::Ended, tls};
 
 /// TCP, TLS and hello together; whoever takes longer is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +23,8 @@ const MAX_HANDSHAKES: usize = 64;
 const MAX_HELLO_BYTES: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A megabyte that a peer does not take in so long it does not read.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// A peer whose machine has vanished is noticed after about this time.
 const DEAD_AFTER: Duration = Duration::from_secs(10);
 
@@ -213,6 +215,7 @@ async fn serve(
         peer.refuse(&reason.to_string());
         return false;
     }
+    sleep(peer.barred()).await;
     let connection = inner.new_connection(peer, hello.instance);
     info!(peer = %peer.id, "connected");
     let (mut reader, mut writer) = tokio::io::split(stream);
@@ -220,15 +223,18 @@ async fn serve(
         end = read_all(inner, peer, &mut reader) => end,
         end = write_all(inner, peer, connection, &mut writer) => end,
     };
-    if let Err(error) = &end
-        && error.kind() == io::ErrorKind::InvalidData
-    {
-        warn!(peer = %peer.id, %error, "hostile bytes, the connection is dropped");
-    } else {
-        info!(peer = %peer.id, reason = ?end.err(), "disconnected");
+    match end {
+        Err(error) if misbehaves(&error) => peer.dropped(error.to_string()),
+        end => info!(peer = %peer.id, reason = ?end.err(), "disconnected"),
     }
     inner.end_connection(peer, connection);
     true
+}
+
+/// Whether a connection ends for what the peer has done: bytes that are no messages,
+/// too many of them, or none read.
+fn misbehaves(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
 }
 
 async fn read_all(
@@ -239,7 +245,7 @@ async fn read_all(
     let mut pace = frame::Pace::new();
     loop {
         let body = frame::read(reader, frame::MAX_FRAME_BYTES).await?;
-        pace.admit(body.len()).await;
+        pace.admit(body.len()).await?;
         let message = frame::decode(&body)?;
         deliver(inner, peer, message).await;
     }
@@ -285,13 +291,23 @@ async fn write_all(
             batch = peer.queue.next(connection) => batch,
             () = wait_down(&mut shutdown) => return writer.shutdown().await,
         };
-        for frame in batch.ok_or_else(|| {
-            io::Error::other("another connection took its place, or it does not read")
-        })? {
-            writer.write_all(&frame).await?;
+        let batch = batch.map_err(|ended| match ended {
+            Ended::Replaced => io::Error::other("another connection took its place"),
+            Ended::Failed(reason) => io::Error::new(io::ErrorKind::InvalidData, reason),
+        })?;
+        for part in batch.iter().flat_map(|frame| frame.chunks(1 << 20)) {
+            in_time(writer.write_all(part)).await?;
         }
-        writer.flush().await?;
+        in_time(writer.flush()).await?;
     }
+}
+
+async fn in_time(writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let stalls = |_| {
+        let reason = "it does not read what it is sent";
+        io::Error::new(io::ErrorKind::InvalidData, reason)
+    };
+    timeout(WRITE_PATIENCE, writing).await.map_err(stalls)?
 }
 
 async fn wait_down(shutdown: &mut watch::Receiver<bool>) {

@@ -19,7 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use modmint_core::{PeerId, config::PeerConfig, rest::PeerStatus};
@@ -96,6 +96,8 @@ pub struct P2p {
 /// How many messages wait for each reader.
 const CHANNEL_CAPACITY: usize = 4096;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a guardian that was dropped waits until it is talked to again.
+const BARRED: Duration = Duration::from_secs(1);
 /// How many former instances of a guardian are remembered.
 const REMEMBERED_INSTANCES: usize = 16;
 
@@ -131,6 +133,8 @@ struct PeerState {
     /// The latest last.
     instances: VecDeque<[u8; 16]>,
     runs_twice: bool,
+    drops: u32,
+    last_drop: Option<(Instant, String)>,
 }
 
 /// What comes in, by who reads it.
@@ -233,12 +237,25 @@ impl P2p {
     /// The other guardians as this one sees them.
     pub fn status(&self) -> Vec<PeerStatus> {
         let connections = self.inner.connections.borrow();
-        let status = self.inner.others().map(|peer| PeerStatus {
-            peer: peer.id,
-            connected: connections[peer.id.index()] != 0,
-            position: peer.state.lock().position,
+        let status = self.inner.others().map(|peer| {
+            let state = peer.state.lock();
+            PeerStatus {
+                peer: peer.id,
+                connected: connections[peer.id.index()] != 0,
+                position: state.position,
+                drops: state.drops,
+                last_drop: state.last_drop.as_ref().map(|(_, reason)| reason.clone()),
+            }
         });
         status.collect()
+    }
+
+    /// Drops the connection to a guardian that has done what none does that is
+    /// honest. It may connect again.
+    pub fn drop_peer(&self, peer: PeerId, reason: &str) {
+        if let Some(peer) = self.inner.peers.get(peer.index()) {
+            peer.queue.fail(reason);
+        }
     }
 
     /// What is wrong: guardians that run something else, and guardians that run
@@ -361,6 +378,21 @@ impl Peer {
         if state.instances.len() > REMEMBERED_INSTANCES {
             state.instances.pop_front();
         }
+    }
+
+    /// The connection was dropped for what this guardian did.
+    fn dropped(&self, reason: String) {
+        warn!(peer = %self.id, reason, "a guardian misbehaves, its connection is dropped");
+        let mut state = self.state.lock();
+        state.drops = state.drops.saturating_add(1);
+        state.last_drop = Some((Instant::now(), reason));
+    }
+
+    /// For how long it is not talked to yet.
+    fn barred(&self) -> Duration {
+        let state = self.state.lock();
+        let dropped = state.last_drop.as_ref();
+        dropped.map_or(Duration::ZERO, |(at, _)| BARRED.saturating_sub(at.elapsed()))
     }
 
     fn refuse(&self, reason: &str) {

@@ -17,6 +17,15 @@ const SHORT_FRAME: usize = 128;
 /// How much a writer takes at once.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Why a connection gets no more frames.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Another took its place.
+    Replaced,
+    /// The guardian at its other end misbehaves.
+    Failed(String),
+}
+
 /// Frames for one guardian, short ones first. Belongs to one connection at a
 /// time: what was queued for the one before is gone with it, but for what was
 /// told to wait.
@@ -34,7 +43,8 @@ struct State {
     /// Sent with the next connection if there is none.
     patient: VecDeque<Bytes>,
     bytes: usize,
-    overflowed: bool,
+    /// Why the connection is to end.
+    failed: Option<String>,
 }
 
 impl Queue {
@@ -72,7 +82,7 @@ impl Queue {
             return;
         }
         if state.bytes + frame.len() > MAX_QUEUED_BYTES {
-            state.overflowed = true;
+            state.failed = Some("it does not read what it is sent".into());
         } else {
             state.bytes += frame.len();
             if patient {
@@ -87,21 +97,33 @@ impl Queue {
         self.ready.notify_waiters();
     }
 
-    /// The next frames for this connection, waiting for them; none when it is to
-    /// end because another took its place or too much has piled up.
-    pub async fn next(&self, connection: u64) -> Option<Vec<Bytes>> {
+    /// Ends the present connection, if there is one.
+    pub fn fail(&self, reason: &str) {
+        let mut state = self.state.lock();
+        if state.connection != 0 && state.failed.is_none() {
+            state.failed = Some(reason.to_owned());
+        }
+        drop(state);
+        self.ready.notify_waiters();
+    }
+
+    /// The next frames for this connection, waiting for them.
+    pub async fn next(&self, connection: u64) -> Result<Vec<Bytes>, Ended> {
         loop {
             let ready = self.ready.notified();
             tokio::pin!(ready);
             ready.as_mut().enable();
             {
                 let mut state = self.state.lock();
-                if state.connection != connection || state.overflowed {
-                    return None;
+                if state.connection != connection {
+                    return Err(Ended::Replaced);
+                }
+                if let Some(reason) = &state.failed {
+                    return Err(Ended::Failed(reason.clone()));
                 }
                 let batch = state.take_batch();
                 if !batch.is_empty() {
-                    return Some(batch);
+                    return Ok(batch);
                 }
             }
             ready.await;
@@ -136,7 +158,7 @@ impl State {
         self.short.clear();
         self.long.clear();
         self.bytes = self.patient.iter().map(Bytes::len).sum();
-        self.overflowed = false;
+        self.failed = None;
     }
 }
 
@@ -177,7 +199,7 @@ mod tests {
         for _ in 0..=MAX_QUEUED_BYTES >> 20 {
             queue.push(big.clone(), false);
         }
-        assert_eq!(queue.next(1).await, None);
+        assert!(matches!(queue.next(1).await, Err(Ended::Failed(_))));
         assert!(queue.close(1));
         queue.open(2);
         assert!(queue.is_empty());
@@ -191,8 +213,8 @@ mod tests {
         queue.open(1);
         queue.open(2);
         queue.push(frame(1, 10), false);
-        assert_eq!(queue.next(1).await, None);
+        assert_eq!(queue.next(1).await, Err(Ended::Replaced));
         assert!(!queue.close(1));
-        assert!(queue.next(2).await.is_some());
+        assert!(queue.next(2).await.is_ok());
     }
 }

@@ -258,7 +258,8 @@ async fn hostile_bytes_drop_their_connection_and_no_other() {
     let undecodable = [&5u32.to_le_bytes()[..], &[99; 5]].concat();
     let mut long_message = ((MAX_MESSAGE_BYTES + 1) as u32).to_le_bytes().to_vec();
     long_message.resize(4 + MAX_MESSAGE_BYTES + 1, 6);
-    for bytes in [too_long, vec![0; 4], undecodable, long_message] {
+    let all_bad = [too_long, vec![0; 4], undecodable, long_message];
+    for (times, bytes) in (1..).zip(all_bad) {
         let mut stream = all.connect(0, 1).await;
         let length = stream.read_u32_le().await.unwrap();
         let mut hello = vec![0; length as usize];
@@ -270,6 +271,9 @@ async fn hostile_bytes_drop_their_connection_and_no_other() {
         let _ = stream.write_all(&bytes).await;
         wait_closed(&mut stream).await;
         wait_for("the hostile connection's end", || !is_connected(&one, 0)).await;
+        let seen = one.status().swap_remove(0);
+        assert_eq!((seen.peer, seen.drops), (PeerId(0), times));
+        assert!(seen.last_drop.is_some());
     }
 
     assert_eq!(two.connections().borrow()[1], before, "it still stands");
@@ -360,6 +364,28 @@ async fn a_guardian_that_floods_is_held_to_a_rate() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_guardian_that_is_dropped_is_named_and_may_come_back() {
+    let all = guardians(3);
+    let (one, _one_in) = all.start(1);
+    let (two, mut two_in) = all.start(2);
+    wait_connected(&one, 2).await;
+    wait_connected(&two, 1).await;
+    let before = one.connections().borrow()[2];
+    one.drop_peer(PeerId(2), "it says what cannot be");
+    wait_for("another connection", || {
+        let now = one.connections().borrow()[2];
+        now != 0 && now != before
+    })
+    .await;
+    let seen = one.status().swap_remove(1);
+    assert_eq!(seen.drops, 1);
+    assert_eq!(seen.last_drop.as_deref(), Some("it says what cannot be"));
+    assert_eq!(two.status().swap_remove(1).drops, 0, "the other did nothing");
+    one.broadcast(&wake(3));
+    assert_eq!(receive(&mut two_in.ordering).await, (PeerId(1), wake(3)));
 }
 
 #[tokio::test]
