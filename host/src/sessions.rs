@@ -374,7 +374,7 @@ impl Sessions {
             } => {
                 self.serve(from, session, from_epoch);
             }
-            PeerMessage::Outcome(part) => self.take(from, part),
+            PeerMessage::Outcome(part) => self.take(from, *part),
             PeerMessage::Aleph { .. }
             | PeerMessage::Wake { .. }
             | PeerMessage::RequestUnits { .. }
@@ -393,7 +393,10 @@ impl Sessions {
             restored.and_then(|restored| restored.hear(from, session, needed))
         };
         if let Some(until) = until {
-            tracing::warn!(until, "restored from a backup: no units are made up to this session");
+            tracing::warn!(
+                until,
+                "restored from a backup: no units are made up to this session"
+            );
             self.setup.ordering.observe_until(until);
         }
         let (ours, our_epoch) = self.setup.pipeline.position();
@@ -421,13 +424,13 @@ impl Sessions {
             // signatures ends it.
             self.setup.p2p.send(
                 from,
-                PeerMessage::Outcome(OutcomePart {
+                PeerMessage::Outcome(Box::new(OutcomePart {
                     session,
                     from_epoch: header.header.epochs,
                     header,
                     epochs: Vec::new(),
                     more: false,
-                }),
+                })),
             );
             return;
         }
@@ -517,13 +520,13 @@ impl Sessions {
         let more = next < header.header.epochs && !epochs.is_empty();
         self.setup.p2p.send(
             to,
-            PeerMessage::Outcome(OutcomePart {
+            PeerMessage::Outcome(Box::new(OutcomePart {
                 session,
                 header,
                 from_epoch,
                 epochs,
                 more,
-            }),
+            })),
         );
     }
 
@@ -609,7 +612,12 @@ impl Sessions {
         else {
             return;
         };
-        let most = self.setup.config.session.bytes.saturating_add(MAX_LAST_EPOCH_BYTES);
+        let most = self
+            .setup
+            .config
+            .session
+            .bytes
+            .saturating_add(MAX_LAST_EPOCH_BYTES);
         let left = part.header.header.epochs.saturating_sub(fetch.next_epoch);
         if part.from_epoch != fetch.next_epoch
             || part.epochs.len() > left as usize
@@ -646,7 +654,8 @@ impl Sessions {
             ..
         } = signed.header;
         if fetch.next_epoch != epochs || fetch.items_root != items_root {
-            let reason = format!("epochs of session {session} that are not those of the signed header");
+            let reason =
+                format!("epochs of session {session} that are not those of the signed header");
             self.setup.p2p.drop_peer(fetch.from, &reason);
             return;
         }
@@ -682,7 +691,11 @@ mod tests {
         assert!(restored.problem().contains("the 2 so far"));
         assert_eq!(restored.hear(PeerId(3), 41, 3), Some(44));
         assert!(restored.problem().contains("before session 45"));
-        assert_eq!(restored.hear(PeerId(0), 90, 3), None, "it was not there yet");
+        assert_eq!(
+            restored.hear(PeerId(0), 90, 3),
+            None,
+            "it was not there yet"
+        );
     }
 
     fn epoch(fill: u8, len: usize) -> Vec<OrderedUnit> {
@@ -703,7 +716,9 @@ mod tests {
         for part in epochs.chunks(6) {
             fetch.add(part).unwrap();
         }
-        let root = epochs.iter().fold(start, |root, units| next_items_root(&root, units));
+        let root = epochs
+            .iter()
+            .fold(start, |root, units| next_items_root(&root, units));
         assert_eq!((fetch.next_epoch, fetch.items_root), (23, root));
         let back: Vec<Epoch> = fetch.epochs().unwrap().map(Result::unwrap).collect();
         for (index, (epoch, units)) in (3..).zip(back.iter().zip(&epochs)) {

@@ -62,8 +62,11 @@ impl CatchUp {
             self.failed = Some(transfer.from);
             self.transfer = None;
         }
-        let mut rounds: Vec<(u16, PeerId)> =
-            self.heard.iter().map(|(peer, round)| (*round, *peer)).collect();
+        let mut rounds: Vec<(u16, PeerId)> = self
+            .heard
+            .iter()
+            .map(|(peer, round)| (*round, *peer))
+            .collect();
         rounds.sort_unstable_by(|one, other| other.cmp(one));
         let (sure, _) = rounds.get(max_faulty)?;
         if sure.saturating_sub(top) < FAR_BEHIND {

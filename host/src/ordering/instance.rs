@@ -270,6 +270,12 @@ impl Inbox {
                 let _ = incoming.send(message).await;
             }
         }
+        // It may have come another way before it was awaited.
+        if let Some(last) = last
+            && self.0.has(last)
+        {
+            self.0.go_on_behind(last);
+        }
     }
 }
 
@@ -496,6 +502,12 @@ impl Shared {
         creators.map(round).collect()
     }
 
+    /// Whether this unit, or one behind it, is in the log.
+    fn has(&self, coord: Coord) -> bool {
+        let newest = self.newest_rounds().get(coord.creator as usize).copied();
+        newest.flatten().is_some_and(|newest| newest >= coord.round)
+    }
+
     fn request_units(&self, peer: PeerId, from: u64, have: Vec<Option<u16>>) {
         let session = self.session;
         let request = PeerMessage::RequestUnits {
@@ -508,14 +520,10 @@ impl Shared {
 
     /// Those of a peer's units that are not in the log.
     fn new_units(&self, units: Vec<Vec<u8>>) -> Vec<(Coord, Vec<u8>)> {
-        let have = self.newest_rounds();
         units
             .into_iter()
             .filter_map(|unit| Some((Coord::decode(&mut unit.as_slice()).ok()?, unit)))
-            .filter(|(coord, _)| {
-                let top = have.get(coord.creator as usize).copied().flatten();
-                top.is_none_or(|top| coord.round > top)
-            })
+            .filter(|(coord, _)| !self.has(*coord))
             .collect()
     }
 
@@ -550,7 +558,12 @@ impl Shared {
         } else {
             drop(units);
         }
-        let next = self.catch_up.lock().saved(unit.coord);
+        self.go_on_behind(unit.coord);
+    }
+
+    /// Asks for the next part if this unit, which is in the log, was the last of one.
+    fn go_on_behind(&self, coord: Coord) {
+        let next = self.catch_up.lock().saved(coord);
         if let Some((peer, at)) = next {
             self.request_units(peer, at, self.newest_rounds());
         }

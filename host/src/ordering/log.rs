@@ -287,7 +287,8 @@ impl Reader {
             let length: [u8; 4] = length.try_into().map_err(io::Error::other)?;
             let size = u32::from_le_bytes(length) as usize;
             let mut record = vec![0; size.min(MAX_RECORD_BYTES)];
-            self.file.read_exact_at(&mut record, at + head.len() as u64)?;
+            self.file
+                .read_exact_at(&mut record, at + head.len() as u64)?;
             if *checksum != self.id.checksum(length, &record) {
                 return Err(io::Error::other("no record begins there"));
             }

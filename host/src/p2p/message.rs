@@ -67,7 +67,7 @@ pub enum PeerMessage {
         from_epoch: u32,
     },
     /// Answers [`PeerMessage::RequestOutcome`].
-    Outcome(OutcomePart),
+    Outcome(Box<OutcomePart>),
     /// The key ceremony's messages, which only it understands.
     Ceremony(Vec<u8>),
 }

@@ -392,7 +392,9 @@ impl Peer {
     fn barred(&self) -> Duration {
         let state = self.state.lock();
         let dropped = state.last_drop.as_ref();
-        dropped.map_or(Duration::ZERO, |(at, _)| BARRED.saturating_sub(at.elapsed()))
+        dropped.map_or(Duration::ZERO, |(at, _)| {
+            BARRED.saturating_sub(at.elapsed())
+        })
     }
 
     fn refuse(&self, reason: &str) {

@@ -383,7 +383,11 @@ async fn a_guardian_that_is_dropped_is_named_and_may_come_back() {
     let seen = one.status().swap_remove(1);
     assert_eq!(seen.drops, 1);
     assert_eq!(seen.last_drop.as_deref(), Some("it says what cannot be"));
-    assert_eq!(two.status().swap_remove(1).drops, 0, "the other did nothing");
+    assert_eq!(
+        two.status().swap_remove(1).drops,
+        0,
+        "the other did nothing"
+    );
     one.broadcast(&wake(3));
     assert_eq!(receive(&mut two_in.ordering).await, (PeerId(1), wake(3)));
 }

@@ -13,7 +13,6 @@ use modmint_core::{
     consensus::{ConsensusItem, OrderedUnit, UnitPayload},
     sha256,
 };
-use parking_lot::Mutex;
 
 use super::{
     Stop,

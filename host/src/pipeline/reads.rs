@@ -10,13 +10,14 @@ use std::{
 
 use modmint_core::{
     Argument, Hash32, InstanceId, MAX_EXPIRY_SECONDS, MAX_ITEM_BYTES, OutPoint, PeerId, Refusal,
-    Transaction, TransactionError, TxId, check_arguments, sha256,
+    Transaction, TransactionError, TxId, check_arguments,
     config::HexBytes,
     consensus::{ConsensusItem, TransactionStatus},
     rest::{
         AuditResponse, ChainOutputResponse, ConvictionResponse, InstanceAudit, QueryResponse,
         StatusResponse, SubmitResponse, TransactionResponse,
     },
+    sha256,
 };
 use modmint_runtime::{Answer, CallError, ChainOutPoint, ChainOutput, Host, Wake};
 use parking_lot::Mutex;
@@ -538,7 +539,7 @@ impl Pipeline {
         let host = self.local_host(instance, view);
         let lines = self
             .ahead
-            .on_guest_thread(|| module.audit(&host))
+            .on_guest_thread(|| module.audit(&host).result)
             .map_err(|error| QueryError::Failed(error.to_string()))?;
         Ok(InstanceAudit {
             instance,

@@ -1114,7 +1114,11 @@ fn an_item_that_guardians_have_agreed_to_skip_stops_nobody_and_the_header_says_s
     assert!(behind.unwrap().is_some());
     let refused = guardian.get().submit(&bytes).unwrap_err();
     assert_eq!(refused.code(), "skipped");
-    assert_eq!(guardian.toys[0].panics.load(Atomic::SeqCst), 97, "not once more");
+    assert_eq!(
+        guardian.toys[0].panics.load(Atomic::SeqCst),
+        97,
+        "not once more"
+    );
     // Who has not agreed makes another header, which finds no n - f signatures.
     other.toys[0].panics.store(0, Atomic::SeqCst);
     let theirs = other.get().process(&epochs).unwrap().ended.unwrap();
