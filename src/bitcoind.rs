@@ -56,6 +56,14 @@ impl Bitcoind {
     /// # Errors
     /// It does not come up.
     pub async fn start_again(&self) -> Result<()> {
+        self.start_with(&[]).await
+    }
+
+    /// As [`Self::start_again`], with options of bitcoind on top.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start_with(&self, options: &[&str]) -> Result<()> {
         let port = self.url.rsplit(':').next().unwrap_or_default();
         let mut command = Command::new(programs::bitcoind()?);
         command
@@ -63,7 +71,8 @@ impl Bitcoind {
             .arg(format!("-rpcport={port}"))
             .args(["-regtest", "-server", "-txindex", "-fallbackfee=0.0002"])
             .args(["-listen=0", "-connect=0", "-dnsseed=0", "-printtoconsole=1"])
-            .args(["-rpcthreads=8", "-rpcworkqueue=128"]);
+            .args(["-rpcthreads=8", "-rpcworkqueue=128"])
+            .args(options);
         let process = Process::spawn("bitcoind", &command, &self.folder.join("bitcoind.log"))?;
         *self.lock() = Some(process);
         wait_for("bitcoind to answer", PATIENCE, || async {
@@ -143,6 +152,15 @@ impl Bitcoind {
     pub async fn send(&self, address: &str, satoshi: u64) -> Result<String> {
         let bitcoin = format!("{}.{:08}", satoshi / 100_000_000, satoshi % 100_000_000);
         self.call("sendtoaddress", json!([address, bitcoin])).await
+    }
+
+    /// Satoshi that have arrived, in a block, at an address of its wallet.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn received(&self, address: &str) -> Result<u64> {
+        let bitcoin: f64 = self.call("getreceivedbyaddress", json!([address])).await?;
+        Ok((bitcoin * 1e8).round() as u64)
     }
 
     /// The newest block.

@@ -12,10 +12,14 @@ use futures::future::try_join_all;
 use modmint_core::{
     Argument, Hash32, PeerId,
     config::{BaseFee, FoundingPlan, Network, PeerConfig, PlannedModule, SessionLimits},
-    rest::{AuditResponse, FederationResponse, HealthResponse, StatusResponse},
+    rest::{
+        AuditResponse, FederationResponse, HealthResponse, ModuleResponse, QueryResponse,
+        StatusResponse,
+    },
     sha256,
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{
     bitcoind::{Bitcoind, local_client},
@@ -330,6 +334,11 @@ impl Guardian {
         self.folder.join("data")
     }
 
+    /// The password of its secrets.
+    pub fn password(&self) -> &'static str {
+        PASSWORD
+    }
+
     /// What `modmintd` logs.
     pub fn log_file(&self) -> PathBuf {
         self.folder.join("log")
@@ -457,6 +466,28 @@ impl Guardian {
     /// It does not answer.
     pub async fn audit(&self) -> Result<AuditResponse> {
         self.get("/v1/audit").await
+    }
+
+    /// The readable answer of the module `kind` to a query without arguments.
+    ///
+    /// # Errors
+    /// It does not answer, or there is none.
+    pub async fn query(&self, kind: &str, name: &str) -> Result<Value> {
+        let modules: Vec<ModuleResponse> = self.get("/v1/modules").await?;
+        let module = modules.iter().find(|module| module.kind == kind);
+        let instance = module
+            .with_context(|| format!("no module {kind}"))?
+            .instance;
+        let path = format!("/v1/modules/{instance}/queries/{name}");
+        let url = format!("{}{path}", self.api_url());
+        let question = serde_json::json!({});
+        let answer = self.http.post(url).json(&question).send().await?;
+        let (status, body) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{path}: {status}: {body}");
+        match serde_json::from_str(&body)? {
+            QueryResponse::Ready { json, .. } => Ok(json),
+            other => bail!("{path} answers {other:?}"),
+        }
     }
 
     /// The answer to a GET of `path`, with its slash.

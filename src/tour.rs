@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     federation::Federation,
@@ -17,6 +17,8 @@ use crate::{
 const DEPOSIT_SAT: u64 = 1_000_000;
 /// What is sent from wallet to wallet, each time.
 const SEND_SAT: u64 = 25_000;
+/// What is withdrawn at the end.
+const WITHDRAW_SAT: u64 = 300_000;
 
 /// Walks through `federation`, telling `out` about it.
 ///
@@ -132,6 +134,29 @@ pub async fn walk(federation: &Federation, out: impl Write) -> Result<()> {
     .await?;
 
     tour.step(
+        "Alice withdraws: the guardians sign together, bitcoind sees it, it is buried",
+        async {
+            let address: String = federation.bitcoind.call("getnewaddress", json!([])).await?;
+            let paid = withdraw(federation, &alice, &address, WITHDRAW_SAT).await?;
+            let txid = find(&paid, "buried").context("no transaction was buried")?;
+            let received = federation.bitcoind.received(&address).await?;
+            ensure!(
+                received == WITHDRAW_SAT,
+                "{received} sat arrived at {address}, not {WITHDRAW_SAT}"
+            );
+            Ok((
+                (),
+                format!(
+                    "{received} sat at {address} by {}…, {} left in Alice's wallet",
+                    &txid[..8],
+                    sat(alice.balance().await?)
+                ),
+            ))
+        },
+    )
+    .await?;
+
+    tour.step(
         "The books: what the federation holds and what it owes",
         async {
             let told = balanced(federation).await?;
@@ -158,6 +183,32 @@ pub async fn deposit(federation: &Federation, wallet: &Wallet, satoshi: u64) -> 
         .await?;
     deposit.end().await?.succeeded()?;
     wallet.balance().await
+}
+
+/// Pays satoshi from a wallet to an address and returns what the wallet says when
+/// that is buried.
+///
+/// # Errors
+/// Whatever stood in the way.
+pub async fn withdraw(
+    federation: &Federation,
+    wallet: &Wallet,
+    address: &str,
+    satoshi: u64,
+) -> Result<Value> {
+    let amount = format!("{satoshi} sat");
+    let withdrawal = wallet.begin(&["wallet", "withdraw", address, &amount], &[])?;
+    let ended = withdrawal.end();
+    let mut ended = std::pin::pin!(ended);
+    // A block when guardians have sent what pays it, and those that bury it.
+    loop {
+        tokio::select! {
+            outcome = &mut ended => return outcome?.succeeded(),
+            () = tokio::time::sleep(Duration::from_millis(300)) => {
+                federation.bitcoind.mine(1).await?;
+            }
+        }
+    }
 }
 
 /// Takes notes worth `satoshi` out of a wallet, as text.

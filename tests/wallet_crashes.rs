@@ -13,6 +13,9 @@ use modmint::{
 };
 use serde_json::Value;
 
+/// What a deposit of 20,000 sat brings: 200 sat of it are the deposit's fee.
+const DEPOSITED: u64 = 19_800_000;
+
 /// More writes than any of these commands makes.
 const MANY: u32 = 100;
 
@@ -140,7 +143,7 @@ async fn a_wallet_killed_behind_any_write_of_a_deposit_claims_it_later() {
                 assert!(writes > 1, "it wrote nothing");
                 println!("a deposit makes {} writes", writes - 1);
                 let gained = alice.balance().await - before;
-                assert_eq!(gained, 20_000_000);
+                assert_eq!(gained, DEPOSITED);
                 return;
             }
         }
@@ -154,7 +157,7 @@ async fn a_wallet_killed_behind_any_write_of_a_deposit_claims_it_later() {
             federation.bitcoind.mine(blocks).await.expect("mined");
         }
         alice.settle().await;
-        let expected = before + if begun { 20_000_000 } else { 0 };
+        let expected = before + if begun { DEPOSITED } else { 0 };
         assert_eq!(
             alice.balance().await,
             expected,
@@ -203,6 +206,61 @@ async fn a_wallet_killed_behind_any_write_of_a_send_loses_nothing() {
         }
     }
     panic!("a send makes more than {MANY} writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_killed_behind_any_write_of_a_withdrawal_pays_once_or_has_the_money() {
+    let federation = shared().await;
+    let bitcoind = &federation.bitcoind;
+    let mut alice = Victim::new(federation.rich_wallet("withdrawer", 1_000_000).await);
+    alice.new_operation().await;
+    // Blocks come as they do elsewhere, by themselves.
+    let mining = async {
+        loop {
+            bitcoind.mine(1).await.expect("mined");
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        }
+    };
+    let killing = async {
+        for writes in 1..=MANY {
+            let before = alice.balance().await;
+            let address: String = bitcoind
+                .call("getnewaddress", serde_json::json!([]))
+                .await
+                .expect("an address");
+            let command = ["wallet", "withdraw", &address, "5000 sat"];
+            let outcome = alice.run(&command, writes).await;
+            let ended = !crashed(&outcome);
+            alice.settle().await;
+            let mut paid = 0;
+            if let Some(operation) = alice.new_operation().await {
+                let command = ["operation", &Victim::id(&operation)];
+                let operation = alice.wallet.run(&command).await;
+                let operation = operation.expect("it is remembered");
+                if operation["status"] == "done" {
+                    paid = 5_000;
+                }
+            }
+            let received = bitcoind.received(&address).await.expect("a sum");
+            assert_eq!(received, paid, "killed behind write {writes}");
+            let spent = before - alice.balance().await;
+            assert!(
+                (paid == 0 && spent == 0)
+                    || (spent > paid * 1000 && spent < paid * 1000 + 1_000_000),
+                "{spent} msat for {paid} sat, killed behind write {writes}"
+            );
+            if ended {
+                assert!(paid > 0 && writes > 3, "it ended behind write {writes}");
+                println!("a withdrawal makes {} writes", writes - 1);
+                return;
+            }
+        }
+        panic!("a withdrawal makes more than {MANY} writes");
+    };
+    tokio::select! {
+        () = killing => {}
+        () = mining => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -491,7 +491,11 @@ const CAPABILITIES: &[(&[&str], &str)] = &[
     ),
     (&["guardian.whoami"], "know which guardian it runs on"),
     (
-        &["guardian.chain-height", "guardian.confirmed-at"],
+        &[
+            "guardian.chain",
+            "guardian.confirmed-at",
+            "guardian.missing",
+        ],
         "know this guardian's own view of the bitcoin chain",
     ),
     (

@@ -117,6 +117,17 @@ pub enum Check {
     },
 }
 
+/// How a guardian's own chain stands to the agreed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnChain {
+    /// bitcoind is away, or has not got as far.
+    Unknown,
+    /// It has the agreed block; the height of its best one.
+    Follows(u32),
+    /// It has another block in the agreed one's place.
+    Differs,
+}
+
 /// What consensus can approve for signing or decryption.
 #[derive(
     Clone,
@@ -251,13 +262,18 @@ pub trait Host: Send + Sync + 'static {
     fn shares(&self, what: &[Signable]) -> HostResult<Vec<Option<Vec<u8>>>> {
         out_of_phase("guardian.shares")
     }
-    /// The height of this guardian's own chain.
-    fn chain_height(&self) -> HostResult<u32> {
-        out_of_phase("guardian.chain-height")
+    /// How this guardian's own chain stands to the agreed one.
+    fn chain(&self) -> HostResult<OwnChain> {
+        out_of_phase("guardian.chain")
     }
     /// Where this guardian sees a transaction that `broadcast` has named.
     fn confirmed_at(&self, txid: &[u8; 32]) -> HostResult<Option<u32>> {
         out_of_phase("guardian.confirmed-at")
+    }
+    /// Those of the outputs that the instance holds which are not unspent in this
+    /// guardian's chain; from now on these are looked for. In `propose` alone.
+    fn missing(&self, held: &[ChainOutPoint]) -> HostResult<Vec<ChainOutPoint>> {
+        out_of_phase("guardian.missing")
     }
 
     // wallet-host

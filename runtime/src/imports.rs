@@ -15,7 +15,8 @@ use modmint_crypto::{secp, tbs, tpe};
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::{
-    Approval, ChainOutPoint, ChainOutput, Check, Context, HostError, LogLevel, Signable, Trap,
+    Approval, ChainOutPoint, ChainOutput, Check, Context, HostError, LogLevel, OwnChain, Signable,
+    Trap,
     bindings::modmint::module::{
         crypto, federation, guardian, log, signing, storage, treasury, types, wallet_host,
     },
@@ -514,15 +515,37 @@ impl guardian::Host for Call {
         Ok(shares)
     }
 
-    fn chain_height(&mut self) -> Imported<u32> {
-        let host = self.enter(&prices::CHAIN_HEIGHT, 0, 0)?;
-        Ok(host.chain_height().map_err(Stop::from)?)
+    fn chain(&mut self) -> Imported<guardian::OwnChain> {
+        let host = self.enter(&prices::CHAIN, 0, 0)?;
+        Ok(match host.chain().map_err(Stop::from)? {
+            OwnChain::Unknown => guardian::OwnChain::Unknown,
+            OwnChain::Follows(height) => guardian::OwnChain::Follows(height),
+            OwnChain::Differs => guardian::OwnChain::Differs,
+        })
     }
 
     fn confirmed_at(&mut self, txid: Vec<u8>) -> Imported<Option<u32>> {
         let host = self.enter(&prices::CONFIRMED_AT, txid.len(), 0)?;
         let txid = exactly(&txid)?;
         Ok(host.confirmed_at(&txid).map_err(Stop::from)?)
+    }
+
+    fn missing(
+        &mut self,
+        held: Vec<federation::ChainOutPoint>,
+    ) -> Imported<Vec<federation::ChainOutPoint>> {
+        let bytes = held.iter().map(|output| output.txid.len() + 4).sum();
+        let host = self.enter(&prices::MISSING, bytes, held.len())?;
+        let held = held
+            .iter()
+            .map(chain_out_point)
+            .collect::<Result<Vec<_>, _>>()?;
+        let missing = host.missing(&held).map_err(Stop::from)?;
+        let shown = missing.iter().map(|output| federation::ChainOutPoint {
+            txid: output.txid.to_vec(),
+            vout: output.vout,
+        });
+        Ok(shown.collect())
     }
 }
 

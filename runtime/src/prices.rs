@@ -34,6 +34,8 @@ pub(crate) enum Group {
     Signing,
     Treasury,
     Guardian,
+    /// What a guardian is asked for when it proposes, and at no other time.
+    Propose,
     WalletHost,
 }
 
@@ -48,6 +50,7 @@ impl Phase {
             Group::Agreed => !matches!(self, Self::Pure | Self::Stateless),
             Group::Signing | Group::Treasury => matches!(self, Self::Consensus),
             Group::Guardian => matches!(self, Self::Propose | Self::Query),
+            Group::Propose => matches!(self, Self::Propose),
             Group::WalletHost => matches!(self, Self::Wallet | Self::Look),
         }
     }
@@ -127,8 +130,9 @@ imports! {
 
     WHOAMI = "guardian.whoami",                 Guardian,      200,      0,      0;
     SHARES = "guardian.shares",                 Guardian,    5_000,      4, 200_000;
-    CHAIN_HEIGHT = "guardian.chain-height",     Guardian,    1_000,      0,      0;
+    CHAIN = "guardian.chain",                   Guardian,    1_000,      0,      0;
     CONFIRMED_AT = "guardian.confirmed-at",     Guardian,    5_000,      1,      0;
+    MISSING = "guardian.missing",               Propose,     5_000,      1,  1_000;
 
     DERIVE_SECRET = "wallet-host.derive-secret", WalletHost, 5_000,      1,      0;
     DERIVE_PUBLIC_KEY = "wallet-host.derive-public-key", WalletHost, 50_000, 1, 0;

@@ -6,7 +6,7 @@ use std::{cell::OnceCell, fmt::Debug, path::Path, sync::Arc};
 use modmint_core::{Argument, KeyKind, Parameter, PeerId, Value, config::Network};
 use modmint_runtime::{self as runtime, CallError, Context, Engines, Instance, wallet};
 use modmint_sdk::{
-    self as sdk, Approval,
+    self as sdk, Approval, OwnChain,
     bindings::exports::modmint::module::{client, module_info},
     mock::{Bundle, Exports, Founded, imports},
 };
@@ -335,8 +335,24 @@ impl runtime::Host for Mock {
         let what: Vec<_> = what.iter().map(signable).collect();
         Ok(imports::guardian::shares(&what))
     }
-    fn chain_height(&self) -> runtime::HostResult<u32> {
-        Ok(imports::guardian::chain_height())
+    fn chain(&self) -> runtime::HostResult<runtime::OwnChain> {
+        Ok(match imports::guardian::chain() {
+            OwnChain::Unknown => runtime::OwnChain::Unknown,
+            OwnChain::Follows(height) => runtime::OwnChain::Follows(height),
+            OwnChain::Differs => runtime::OwnChain::Differs,
+        })
+    }
+    fn missing(
+        &self,
+        held: &[runtime::ChainOutPoint],
+    ) -> runtime::HostResult<Vec<runtime::ChainOutPoint>> {
+        let held: Vec<_> = held.iter().map(chain_out_point).collect();
+        let missing = imports::guardian::missing(&held);
+        let shown = missing.into_iter().map(|output| runtime::ChainOutPoint {
+            txid: fixed(output.txid),
+            vout: output.vout,
+        });
+        Ok(shown.collect())
     }
     fn confirmed_at(&self, txid: &[u8; 32]) -> runtime::HostResult<Option<u32>> {
         Ok(imports::guardian::confirmed_at(txid))

@@ -1,7 +1,7 @@
 //! The task that follows a bitcoind, and what others see of it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +12,7 @@ use modmint_core::{
     config::{BlockId, Network},
     consensus::{BlockVote, VotedBlock},
 };
+use modmint_runtime::{ChainOutPoint, OwnChain};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -45,6 +46,8 @@ const MIN_FEE_RATE: u64 = 1000;
 const TEST_FEE_RATE: u64 = 1000;
 /// The most transactions that one instance may want on the chain at a time.
 const MAX_BROADCAST: usize = 256;
+/// The most outputs of one instance that are looked for.
+const MAX_HELD: usize = 1000;
 /// No transaction larger than this is relayed by anybody.
 const MAX_TRANSACTION_BYTES: usize = 400_000;
 /// Outputs of a transaction that are looked for so as to see it confirmed.
@@ -139,6 +142,12 @@ struct View {
     /// Counts changes of `broadcast`.
     broadcast_version: u64,
     confirmed: HashMap<Txid, Place>,
+    /// What modules say that they hold.
+    held: BTreeMap<InstanceId, Vec<ChainOutPoint>>,
+    /// Counts changes of `held`.
+    held_version: u64,
+    /// What of it is not there.
+    missing: BTreeSet<ChainOutPoint>,
     away: Option<String>,
     syncing: bool,
 }
@@ -209,6 +218,8 @@ impl Bitcoind {
             filled: None,
             fee_asked: None,
             broadcast_done: 0,
+            held_done: 0,
+            found: HashSet::new(),
             complaints: HashMap::new(),
         };
         // One round here, so that a wrong node is told at once.
@@ -233,6 +244,13 @@ impl Bitcoind {
                 block.height
             ));
         }
+        problems.extend(view.missing.iter().map(|output| {
+            format!(
+                "output {}:{}, which a module holds, is not unspent in bitcoind's best chain",
+                Txid::from_byte_array(output.txid),
+                output.vout
+            )
+        }));
         problems
     }
 }
@@ -264,6 +282,18 @@ impl ChainView for Bitcoind {
         let (best, _) = view.best?;
         let highest = best.saturating_sub(depth);
         view.window.as_ref()?.after(parent, highest, want.max)
+    }
+
+    fn stands(&self, agreed: BlockId) -> OwnChain {
+        let view = self.shared.view.lock();
+        let Some((best, _)) = view.best else {
+            return OwnChain::Unknown;
+        };
+        match &view.window {
+            _ if view.diverged == Some(agreed) => OwnChain::Differs,
+            Some(window) if window.has(agreed) => OwnChain::Follows(best),
+            _ => OwnChain::Unknown,
+        }
     }
 
     fn fee_rate(&self) -> Option<u64> {
@@ -311,6 +341,20 @@ impl ChainView for Bitcoind {
         self.shared.wanted.notify_one();
     }
 
+    fn missing(&self, instance: InstanceId, held: &[ChainOutPoint]) -> Vec<ChainOutPoint> {
+        let held = &held[..held.len().min(MAX_HELD)];
+        let mut view = self.shared.view.lock();
+        if view.held.get(&instance).map_or(&[][..], Vec::as_slice) != held {
+            view.held.insert(instance, held.to_vec());
+            view.held_version += 1;
+            let View { held, missing, .. } = &mut *view;
+            missing.retain(|output| held.values().flatten().any(|held| held == output));
+            self.shared.wanted.notify_one();
+        }
+        let missing = held.iter().filter(|output| view.missing.contains(output));
+        missing.copied().collect()
+    }
+
     fn changed(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
     }
@@ -348,6 +392,10 @@ struct Monitor {
     fee_asked: Option<Instant>,
     /// The version of the broadcast set that was dealt with.
     broadcast_done: u64,
+    /// The version of what modules hold that was dealt with.
+    held_done: u64,
+    /// What of it was found unspent as of the best block.
+    found: HashSet<ChainOutPoint>,
     /// What bitcoind last said against a transaction, so that it is logged once.
     complaints: HashMap<Txid, String>,
 }
@@ -405,8 +453,9 @@ impl Monitor {
         let blocks = self.fill_window(new_block).await?;
         let fee = self.ask_fee(new_block).await?;
         let confirmed = self.broadcast(new_block).await?;
+        let missing = self.look_for_held(new_block).await?;
         self.followed = Some(best);
-        if blocks || fee || confirmed {
+        if blocks || fee || confirmed || missing {
             self.shared.tick();
         }
         Ok(())
@@ -598,6 +647,48 @@ impl Monitor {
             }
         }
         self.broadcast_done = version;
+        Ok(changed)
+    }
+
+    /// Looks for what modules hold. Whether something else is missing than before.
+    async fn look_for_held(&mut self, new_block: bool) -> Result<bool, RpcError> {
+        let (version, held, follows) = {
+            let view = self.shared.view.lock();
+            let held: Vec<ChainOutPoint> = view.held.values().flatten().copied().collect();
+            (view.held_version, held, view.window.is_some())
+        };
+        if !new_block && version == self.held_done {
+            return Ok(false);
+        }
+        if new_block {
+            self.found.clear();
+        }
+        let mut missing = BTreeSet::new();
+        // A chain that is behind, or another, lacks what nobody has lost.
+        for output in held.into_iter().filter(|_| follows) {
+            let txid = Txid::from_byte_array(output.txid);
+            if self.found.contains(&output) {
+                continue;
+            }
+            if self.rpc.is_unspent(txid, output.vout).await? {
+                self.found.insert(output);
+            } else {
+                missing.insert(output);
+            }
+        }
+        self.held_done = version;
+        let mut view = self.shared.view.lock();
+        // What is not held any more was spent meanwhile.
+        missing.retain(|output| view.held.values().flatten().any(|held| held == output));
+        let changed = view.missing != missing;
+        for output in missing.difference(&view.missing) {
+            tracing::error!(
+                txid = %Txid::from_byte_array(output.txid),
+                vout = output.vout,
+                "an output that a module holds is not unspent in bitcoind's best chain"
+            );
+        }
+        view.missing = missing;
         Ok(changed)
     }
 

@@ -16,6 +16,7 @@ mod tests;
 mod window;
 
 use modmint_core::{InstanceId, config::BlockId, consensus::VotedBlock};
+use modmint_runtime::{ChainOutPoint, OwnChain};
 
 pub use bitcoind::{Bitcoind, BitcoindSetup, ChainError};
 pub use rpc::BitcoindAuth;
@@ -39,6 +40,10 @@ pub trait ChainView: Send + Sync + 'static {
     /// be: whoever votes takes as many as fit.
     fn blocks_after(&self, parent: BlockId, depth: u32, max: usize) -> Option<Vec<VotedBlock>>;
 
+    /// How the best chain stands to the agreed block, the one that
+    /// [`Self::blocks_after`] is asked with.
+    fn stands(&self, agreed: BlockId) -> OwnChain;
+
     /// bitcoind's estimate, satoshi per 1000 virtual bytes; none while it is away
     /// or has none.
     fn fee_rate(&self) -> Option<u64>;
@@ -51,6 +56,12 @@ pub trait ChainView: Send + Sync + 'static {
     /// no others. They are given to bitcoind at once and again after each block,
     /// until they are confirmed or no longer named.
     fn set_broadcast(&self, instance: InstanceId, transactions: Vec<Vec<u8>>);
+
+    /// Looks from now on, behind each block, for these outputs that `instance`
+    /// holds, and no others of its; those of them that were not found unspent in
+    /// the best chain. What is new is looked for later, and [`Self::changed`] ticks
+    /// when something is missing that was not, or is back.
+    fn missing(&self, instance: InstanceId, held: &[ChainOutPoint]) -> Vec<ChainOutPoint>;
 
     /// Ticks when another answer may be given than before: a new best block,
     /// blocks fetched, bitcoind gone or back.

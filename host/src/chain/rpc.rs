@@ -288,6 +288,13 @@ impl Rpc {
         Ok(header.filter(|h| h.confirmations > 0).map(|h| h.height))
     }
 
+    /// Whether the output is in the best chain and unspent there, whatever waits to
+    /// be confirmed.
+    pub(super) async fn is_unspent(&self, txid: Txid, vout: u32) -> Result<bool, RpcError> {
+        let output: Option<TxOut> = self.call("gettxout", json!([txid, vout, false])).await?;
+        Ok(output.is_some())
+    }
+
     async fn header(&self, hash: BlockHash) -> Result<Option<HeaderInfo>, RpcError> {
         absent_is_none(
             self.call("getblockheader", json!([hash])).await,

@@ -6,14 +6,15 @@ mod real;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bitcoin::{
-    Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime,
-    consensus::encode, hashes::Hash, transaction::Version,
+    Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness,
+    absolute::LockTime, consensus::encode, hashes::Hash, transaction::Version,
 };
 use modmint_core::{
     Hash32, InstanceId,
     config::{BlockId, Network},
     consensus::script_passes_filter,
 };
+use modmint_runtime::{ChainOutPoint, OwnChain};
 
 use self::fake::FakeNode;
 use super::*;
@@ -313,6 +314,62 @@ async fn a_transaction_is_sent_after_each_block_until_it_is_in_one_and_again_aft
     node.mine(vec![]);
     until_height(&chain, 6).await;
     assert_eq!(node.sent().len(), 3);
+}
+
+#[tokio::test]
+async fn our_chain_follows_the_agreed_one_or_differs_and_nobody_knows_while_it_is_away() {
+    let mut node = FakeNode::start().await;
+    node.mine(vec![]);
+    let chain = node.follow().await.unwrap();
+    let agreed = node.block_id(1);
+    assert_eq!(chain.stands(agreed), OwnChain::Unknown, "nobody has asked");
+    voted(&chain, agreed, 0, 0).await;
+    assert_eq!(chain.stands(agreed), OwnChain::Follows(1));
+    node.mine(vec![]);
+    until_height(&chain, 2).await;
+    assert_eq!(chain.stands(agreed), OwnChain::Follows(2));
+    node.reorganise(0, 4);
+    until(&chain, "another chain", |c| {
+        c.stands(agreed) == OwnChain::Differs
+    })
+    .await;
+    node.stop().await;
+    until(&chain, "its absence", |c| {
+        c.stands(agreed) == OwnChain::Unknown
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_module_holds_and_bitcoind_has_not_is_named_until_it_is_back_or_let_go() {
+    let node = FakeNode::start().await;
+    let deposits = [5, 6].map(|n| transaction(OutPoint::null(), &[(&anybody(n).0, 1000)]));
+    node.mine(deposits.to_vec());
+    let chain = node.follow().await.unwrap();
+    let start = node.block_id(0);
+    let held = deposits.map(|deposit| ChainOutPoint {
+        txid: deposit.compute_txid().to_byte_array(),
+        vout: 0,
+    });
+    // Before it is known whose chain this is, nothing is missing from it.
+    assert_eq!(chain.missing(WALLET, &held), []);
+    voted(&chain, start, 0, 1).await;
+    node.forget(Txid::from_byte_array(held[1].txid));
+    node.mine(vec![]);
+    until(&chain, "the loss", |c| {
+        c.missing(WALLET, &held) == [held[1]]
+    })
+    .await;
+    let problems = chain.problems();
+    assert!(problems[0].contains("which a module holds"), "{problems:?}");
+    // The one that is there is not asked for again until the next block.
+    assert_eq!(chain.missing(WALLET, &held[..1]), []);
+    assert_eq!(chain.problems(), Vec::<String>::new());
+    node.reorganise(0, 4);
+    until(&chain, "the loss of the other", |c| {
+        c.missing(WALLET, &held[..1]) == [held[0]]
+    })
+    .await;
 }
 
 #[test]

@@ -104,6 +104,11 @@ impl Window {
         Some(blocks.map(|known| known.voted.clone()).collect())
     }
 
+    /// Whether `block` is one of the blocks or the one that they follow.
+    pub(super) fn has(&self, block: BlockId) -> bool {
+        self.place(block).is_some()
+    }
+
     /// How many blocks there are up to and with `block`.
     fn place(&self, block: BlockId) -> Option<usize> {
         let place = block.height.checked_sub(self.base.height)? as usize;

@@ -11,7 +11,8 @@ use std::{
 
 use modmint_core::{InstanceId, PeerId, config::FederationConfig, config::InstanceConfig};
 use modmint_runtime::{
-    Approval, ChainOutPoint, ChainOutput, Check, Host, HostError, HostResult, LogLevel, Signable,
+    Approval, ChainOutPoint, ChainOutput, Check, Host, HostError, HostResult, LogLevel, OwnChain,
+    Signable,
 };
 use parking_lot::Mutex;
 
@@ -248,15 +249,15 @@ impl Host for LocalHost {
             })
             .collect()
     }
-    /// While bitcoind is away the agreed height is the best that is known.
-    fn chain_height(&self) -> HostResult<u32> {
-        match self.chain.best_height() {
-            Some(height) => Ok(height),
-            None => self.block_height(),
-        }
+    fn chain(&self) -> HostResult<OwnChain> {
+        let agreed = state::tip(&self.state).map_err(host_error)?;
+        Ok(self.chain.stands(agreed))
     }
     fn confirmed_at(&self, txid: &[u8; 32]) -> HostResult<Option<u32>> {
         Ok(self.chain.confirmed_at(txid))
+    }
+    fn missing(&self, held: &[ChainOutPoint]) -> HostResult<Vec<ChainOutPoint>> {
+        Ok(self.chain.missing(self.instance, held))
     }
 
     fn log(&self, level: LogLevel, message: &str) {

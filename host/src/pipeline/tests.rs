@@ -24,7 +24,7 @@ use modmint_core::{
 use modmint_crypto::secp;
 use modmint_runtime::{
     Answer, Approval, CallError, ChainOutPoint, Check, Endpoint, Host, InputEffect, OutputEffect,
-    Trap, Wake,
+    OwnChain, Trap, Wake,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -299,6 +299,12 @@ impl ChainView for ToyChain {
         let after = blocks.get(parent.height as usize..buried)?;
         Some(after.iter().take(max).cloned().collect())
     }
+    fn stands(&self, agreed: BlockId) -> OwnChain {
+        match self.blocks.lock().len() as u32 {
+            best if best < agreed.height => OwnChain::Unknown,
+            best => OwnChain::Follows(best),
+        }
+    }
     fn fee_rate(&self) -> Option<u64> {
         *self.fee_rate.lock()
     }
@@ -307,6 +313,9 @@ impl ChainView for ToyChain {
     }
     fn set_broadcast(&self, instance: InstanceId, transactions: Vec<Vec<u8>>) {
         self.broadcast.lock().insert(instance, transactions);
+    }
+    fn missing(&self, _: InstanceId, _: &[ChainOutPoint]) -> Vec<ChainOutPoint> {
+        Vec::new()
     }
     fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changed.subscribe()

@@ -29,6 +29,7 @@ fn federation(guardians: usize) -> Federation {
     let federation = Federation::new(guardians);
     let minimum = modmint_wallet::Configuration {
         minimum_deposit: Some(Amount(1_000 * SAT)),
+        deposit_fee: Some(Amount(0)),
     };
     let wallet = Bundle::federation_module::<WalletModule>();
     assert_eq!(federation.found(wallet, minimum.arguments()), WALLET);
@@ -539,7 +540,11 @@ fn a_large_note_is_split_and_many_small_ones_are_consolidated() {
 fn with_fees_nothing_is_made_that_costs_more_than_it_is_worth() {
     let federation = Federation::new(1);
     let wallet = Bundle::federation_module::<WalletModule>();
-    federation.found(wallet, Vec::new());
+    let free = modmint_wallet::Configuration {
+        minimum_deposit: None,
+        deposit_fee: Some(Amount(0)),
+    };
+    federation.found(wallet, free.arguments());
     let fee = modmint_mint::Configuration {
         note_fee: Some(Amount(100)),
     };
@@ -709,7 +714,10 @@ proptest! {
         fee in prop_oneof![3 => Just(0u64), 1 => Just(3u64)],
     ) {
         let federation = Federation::new(1);
-        let minimum = modmint_wallet::Configuration { minimum_deposit: Some(Amount(1_000 * SAT)) };
+        let minimum = modmint_wallet::Configuration {
+            minimum_deposit: Some(Amount(1_000 * SAT)),
+            deposit_fee: Some(Amount(0)),
+        };
         federation.found(Bundle::federation_module::<WalletModule>(), minimum.arguments());
         let config = modmint_mint::Configuration { note_fee: Some(Amount(fee)) };
         federation.found(Bundle::ecash_module::<Mint>(), config.arguments());

@@ -181,7 +181,7 @@ pub mod treasury {
 /// This guardian's own secrets and own view of the chain.
 pub mod guardian {
     use super::imports::guardian as host;
-    use crate::{PeerId, Signable};
+    use crate::{ChainOutPoint, OwnChain, PeerId, Signable};
 
     /// This guardian.
     pub fn whoami() -> PeerId {
@@ -191,13 +191,18 @@ pub mod guardian {
     pub fn shares(what: &[Signable]) -> Vec<Option<Vec<u8>>> {
         host::shares(what)
     }
-    /// The height of its own chain.
-    pub fn chain_height() -> u32 {
-        host::chain_height()
+    /// How its own chain stands to the agreed one.
+    pub fn chain() -> OwnChain {
+        host::chain()
     }
     /// Where it sees a transaction that `broadcast` has named.
     pub fn confirmed_at(txid: &[u8; 32]) -> Option<u32> {
         host::confirmed_at(txid)
+    }
+    /// Those of the outputs that the instance holds which its chain has not got
+    /// unspent. In `propose` alone, and with all of them.
+    pub fn missing(held: &[ChainOutPoint]) -> Vec<ChainOutPoint> {
+        host::missing(held)
     }
 }
 

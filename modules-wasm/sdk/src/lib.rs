@@ -57,6 +57,7 @@ pub use bindings::{
     },
     modmint::module::{
         federation::{ChainOutPoint, ChainOutput},
+        guardian::OwnChain,
         log::Level,
         signing::{Approval, Signable},
         types::{Argument, OutPoint, Parameter, ParameterKind, Refusal, Value},

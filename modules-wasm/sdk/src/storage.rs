@@ -159,7 +159,9 @@ impl<K: Key, V: BorshSerialize + BorshDeserialize> Table<K, V> {
     }
     /// The key as bytes, for `Wake::Key`.
     pub fn key(&self, key: &K) -> Vec<u8> {
-        let mut bytes = vec![self.prefix];
+        // Most keys fit: to allocate is dear.
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(self.prefix);
         key.write(&mut bytes);
         bytes
     }

@@ -1,4 +1,5 @@
-//! What wallets do about deposits: make an address, wait, claim.
+//! The wallets' half. Deposits are here: make an address, wait, claim. Withdrawals
+//! are in [`crate::withdraw`].
 //!
 //! An address belongs to a key of the wallet, numbered from 0. Its nonce is found
 //! by trying, a few hundred at a time, so that no call takes long. Every output
@@ -14,9 +15,9 @@ use modmint_sdk::{
 };
 
 use crate::{
-    Deposit, DepositTweak, PegInProof, Wallet, WalletConfig,
-    script::display_txid,
+    Deposit, DepositTweak, PegInProof, Wallet, WalletConfig, address, display_txid,
     server::{DepositQuery, too_small},
+    withdraw::{self, WithdrawAction, Withdrawal},
 };
 
 /// An address of this wallet.
@@ -35,9 +36,9 @@ const ADDRESSES: Table<u64, Address> = Table::new(b'a');
 /// How many nonces one call tries.
 const TRIES: u32 = 256;
 /// How often a claim is tried again that was refused for somebody else's item.
-const ATTEMPTS: u32 = 5;
+pub const ATTEMPTS: u32 = 5;
 /// When guardians are asked again that could not be.
-const LATER_SECONDS: u64 = 30;
+pub const LATER_SECONDS: u64 = 30;
 
 parameters! {
     /// Shows an address to pay bitcoin to, waits for them and turns them into e-cash.
@@ -55,6 +56,8 @@ pub enum Action {
     Deposit,
     /// `recheck`
     Recheck,
+    /// `withdraw`
+    Withdraw,
 }
 
 /// A machine.
@@ -80,6 +83,8 @@ pub enum State {
         /// Effects' ids, never used twice.
         effect: u32,
     },
+    /// Pays bitcoin.
+    Withdraw(Withdrawal),
 }
 
 /// A deposit on its way.
@@ -103,8 +108,8 @@ fn tweak(number: u64, nonce: u32) -> DepositTweak {
     }
 }
 
-fn text(address: &Address) -> String {
-    crate::script::address(&federation::network(), &address.script)
+fn text(used: &Address) -> String {
+    address::text(&federation::network(), &used.script)
         .expect("an address is kept with its P2WSH script")
 }
 
@@ -115,10 +120,11 @@ impl Client for Wallet {
         vec![
             DepositAction::action("deposit", Audience::Person),
             RecheckAction::action("recheck", Audience::Person),
+            WithdrawAction::action("withdraw", Audience::Person),
         ]
     }
 
-    fn start(action: &str, _: Arguments) -> Result<Transition<State>, Refusal> {
+    fn start(action: &str, arguments: Arguments) -> Result<Transition<State>, Refusal> {
         match action {
             "deposit" => {
                 let number = NEXT.get().unwrap_or_default();
@@ -126,15 +132,17 @@ impl Client for Wallet {
                 Ok(search(number, 0))
             }
             "recheck" => Ok(look(0, 0, true, 1)),
+            "withdraw" => withdraw::start(WithdrawAction::read(arguments)?),
             _ => Err(Refusal::new(
                 "no-such-action",
-                format!("the wallet module has no action {action:?}: deposit, recheck"),
+                format!("the wallet module has no action {action:?}: deposit, recheck, withdraw"),
             )),
         }
     }
 
     fn advance(state: State, event: Event) -> Result<Transition<State>, Refusal> {
         match (state, event) {
+            (State::Withdraw(withdrawal), event) => withdraw::advance(withdrawal, event),
             (State::Watch { claim: Some(_), .. }, Event::Cancel) => Err(Refusal::new(
                 "being-claimed",
                 "a deposit is being claimed; its e-cash arrives in a moment",
@@ -319,6 +327,7 @@ fn settle(number: u64) {
 fn submit(number: u64, claimed: u64, all: bool, claim: Claim, effect: u32) -> Transition<State> {
     let nonce = ADDRESSES.get(&number).map_or(0, |address| address.nonce);
     let value = claim.deposit.satoshi.saturating_mul(1000);
+    let fee = federation::config::<WalletConfig>().deposit_fee;
     let proof = PegInProof {
         txid: claim.deposit.txid,
         vout: claim.deposit.vout,
@@ -327,7 +336,7 @@ fn submit(number: u64, claimed: u64, all: bool, claim: Claim, effect: u32) -> Tr
     let input = PlannedInput {
         input: borsh::to_vec(&proof).expect("writing to memory does not fail"),
         value,
-        fee: 0,
+        fee,
         signer: Signer::Path(path(number)),
     };
     let details = details(number, &claim.deposit);
@@ -357,10 +366,17 @@ fn shown_address(number: u64) -> Option<String> {
 fn details(number: u64, deposit: &Deposit) -> Json {
     object! {
         "address" => shown_address(number),
-        "amount_msat" => Amount(deposit.satoshi.saturating_mul(1000)),
+        "amount_msat" => Amount(credited(deposit)),
+        "fee_msat" => Amount(federation::config::<WalletConfig>().deposit_fee),
         "txid" => display_txid(&deposit.txid),
         "vout" => deposit.vout,
     }
+}
+
+/// What a deposit brings, its fee taken off, millisatoshi.
+fn credited(deposit: &Deposit) -> u64 {
+    let fee = federation::config::<WalletConfig>().deposit_fee;
+    deposit.satoshi.saturating_mul(1000).saturating_sub(fee)
 }
 
 /// A claim has been decided.
@@ -382,7 +398,7 @@ fn decided(
     match outcome {
         EffectResult::Accepted(Acceptance { .. }) => {
             settle(number);
-            let value = claim.deposit.satoshi.saturating_mul(1000);
+            let value = credited(&claim.deposit);
             let shown = details(number, &claim.deposit);
             if all {
                 return look(number, claimed.saturating_add(value), all, effect + 1);

@@ -3,23 +3,38 @@
 //! Somebody who wants e-cash for bitcoin pays to a multisig of the guardians' keys,
 //! tweaked for this deposit alone; once the block is agreed upon, a [`PegInProof`]
 //! turns the output into value, once, for whoever holds the key that the tweak was
-//! made from. What wallets do about it is in [`client`], what guardians do in
-//! [`server`].
+//! made from. Somebody who wants bitcoin for e-cash makes a [`PegOut`]; the guardians
+//! sign a transaction together and broadcast it until it is buried.
+//!
+//! What wallets do is in [`client`] and [`withdraw`], what guardians do in [`server`]
+//! and [`withdrawals`]. Bitcoin's own formats are in [`address`], [`script`] and
+//! [`transaction`].
 
+mod address;
 mod client;
 mod messages;
+mod render;
 mod script;
 mod server;
+mod transaction;
+mod withdraw;
+mod withdrawals;
 
 use modmint_sdk::{
-    Amount, Arguments, Description, Item, Json, KeyKind, KeySpec, Module, Refusal, Setup, borsh,
-    object, parameters,
+    Amount, Arguments, Description, Item, Json, KeyKind, KeySpec, Module, Refusal, Setup,
+    parameters,
 };
 
+pub use address::{parse as parse_address, text as address};
 pub use client::{Action, State};
-pub use messages::{Deposit, DepositTweak, PegInProof, WalletConfig};
-pub use script::{address, display_txid};
-pub use server::{DepositQuery, Utxo};
+pub use messages::{
+    Deposit, DepositTweak, Overview, PegInProof, PegOut, PegOutOutcome, PegOutQuote, UnderWay,
+    WalletConfig, WalletItem,
+};
+pub use script::display_txid;
+pub use server::{DepositQuery, OverviewQuery, QuoteQuery, WithdrawalQuery};
+pub use withdraw::{WithdrawAction, Withdrawal};
+pub use withdrawals::{MAX_INPUTS, MAX_PAYMENTS, STUCK_BLOCKS};
 
 /// The module.
 pub struct Wallet;
@@ -31,6 +46,8 @@ parameters! {
     pub struct Configuration {
         /// Smaller deposits are refused; 10,000 sat unless said otherwise.
         minimum_deposit: Option<Amount>,
+        /// What each deposit pays into the reserve for fees on the chain, in whole satoshi; 200 sat unless said otherwise.
+        deposit_fee: Option<Amount>,
     }
 }
 
@@ -39,6 +56,9 @@ parameters! {
 const DEFAULT_MINIMUM: Amount = Amount(10_000_000);
 /// 1,000 sat: less would cost more to spend than it is worth.
 const LEAST_MINIMUM: Amount = Amount(1_000_000);
+/// 200 sat: half as much again as it costs to spend a deposit of four guardians (133
+/// virtual bytes) when the chain is empty.
+const DEFAULT_DEPOSIT_FEE: Amount = Amount(200_000);
 
 impl Module for Wallet {
     type Config = WalletConfig;
@@ -47,18 +67,27 @@ impl Module for Wallet {
         Description {
             kind: "wallet".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Bitcoin held by the guardians together: deposits.".into(),
+            summary: "Bitcoin held by the guardians together: deposits and withdrawals.".into(),
             server_storage: 1,
             client_storage: 1,
             configuration: Configuration::parameters(),
-            queries: vec![DepositQuery::endpoint("deposit")],
+            queries: vec![
+                DepositQuery::endpoint("deposit"),
+                QuoteQuery::endpoint("quote"),
+                WithdrawalQuery::endpoint("withdrawal"),
+                OverviewQuery::endpoint("withdrawals"),
+            ],
             commands: Vec::new(),
         }
     }
 
     fn configure(arguments: Arguments) -> Result<Setup<WalletConfig>, Refusal> {
-        let Configuration { minimum_deposit } = Configuration::read(arguments)?;
+        let Configuration {
+            minimum_deposit,
+            deposit_fee,
+        } = Configuration::read(arguments)?;
         let minimum = minimum_deposit.unwrap_or(DEFAULT_MINIMUM);
+        let fee = deposit_fee.unwrap_or(DEFAULT_DEPOSIT_FEE);
         if minimum < LEAST_MINIMUM {
             return Err(Refusal::new(
                 "bad-argument",
@@ -68,9 +97,19 @@ impl Module for Wallet {
                 ),
             ));
         }
+        if fee >= minimum || !fee.0.is_multiple_of(1000) {
+            return Err(Refusal::new(
+                "bad-argument",
+                format!(
+                    "a deposit fee of {fee} is expected to be whole satoshi, and less than the \
+                     minimum of {minimum}"
+                ),
+            ));
+        }
         Ok(Setup {
             config: WalletConfig {
                 minimum_deposit: minimum.0,
+                deposit_fee: fee.0,
             },
             keys: vec![KeySpec {
                 label: script::KEY.into(),
@@ -80,32 +119,7 @@ impl Module for Wallet {
     }
 
     fn render(item: Item, bytes: &[u8]) -> Result<Json, Refusal> {
-        let bad = |what: &str| Refusal::new("bad-encoding", format!("these bytes are no {what}"));
-        match item {
-            Item::Input => {
-                let proof: PegInProof =
-                    borsh::from_slice(bytes).map_err(|_| bad("deposit's claim"))?;
-                Ok(object! {
-                    "type" => "peg-in",
-                    "txid" => display_txid(&proof.txid),
-                    "vout" => proof.vout,
-                    "claim_key" => proof.tweak.claim_key.as_slice(),
-                })
-            }
-            Item::Answer(query) if query == "deposit" => {
-                let deposit: Option<Deposit> =
-                    borsh::from_slice(bytes).map_err(|_| bad("answer of this query"))?;
-                Ok(deposit.map_or(Json::Null, |deposit| {
-                    object! {
-                        "txid" => display_txid(&deposit.txid),
-                        "vout" => deposit.vout,
-                        "satoshi" => deposit.satoshi,
-                        "height" => deposit.height,
-                    }
-                }))
-            }
-            _ => Err(bad("value of this module")),
-        }
+        render::render(item, bytes)
     }
 }
 
@@ -122,6 +136,7 @@ mod tests {
         let configure = |minimum| {
             let arguments = Configuration {
                 minimum_deposit: Some(Amount(minimum)),
+                deposit_fee: None,
             };
             federation.call(instance, Phase::Pure, None, || {
                 Wallet::configure(arguments.arguments().into())
@@ -131,6 +146,28 @@ mod tests {
         assert!(refusal.message.contains("1000 sat"), "{refusal:?}");
         let setup = configure(1_000_000).expect("enough");
         assert_eq!(setup.config.minimum_deposit, 1_000_000);
+        assert_eq!(setup.config.deposit_fee, 200_000);
+    }
+
+    #[test]
+    fn a_deposit_fee_that_eats_deposits_or_is_no_whole_satoshi_is_refused() {
+        let federation = Federation::new(1);
+        let instance = federation.found(Bundle::federation_module::<Wallet>(), Vec::new());
+        for (fee, accepted) in [
+            (10_000_000, false),
+            (1, false),
+            (9_999_000, true),
+            (0, true),
+        ] {
+            let arguments = Configuration {
+                minimum_deposit: None,
+                deposit_fee: Some(Amount(fee)),
+            };
+            let setup = federation.call(instance, Phase::Pure, None, || {
+                Wallet::configure(arguments.arguments().into())
+            });
+            assert_eq!(setup.is_ok(), accepted, "{fee}");
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
-//! The script that a deposit pays to, and its address.
+//! The multisig that holds the federation's bitcoin.
 
-use bech32::{Fe32, Hrp, segwit};
 use modmint_sdk::{crypto, federation};
 
 use crate::DepositTweak;
@@ -20,48 +19,47 @@ fn push_number(script: &mut Vec<u8>, number: usize) {
     }
 }
 
+/// The guardians' keys, tweaked, in the order of the guardians. None if the tweak
+/// leads nowhere, which nobody will see happen.
+pub fn tweaked_keys(tweak: &[u8; 32]) -> Option<Vec<[u8; 33]>> {
+    federation::public_keys(KEY)
+        .iter()
+        .map(|key| crypto::tweak_public_key(key, tweak))
+        .collect()
+}
+
+/// What has to be shown to spend what these keys hold: a threshold of them, sorted
+/// as in BIP 67.
+pub fn multisig(keys: &[[u8; 33]], threshold: usize) -> Vec<u8> {
+    let mut sorted: Vec<&[u8; 33]> = keys.iter().collect();
+    sorted.sort_unstable();
+    let mut script = Vec::with_capacity(5 + 34 * keys.len());
+    push_number(&mut script, threshold);
+    for key in sorted {
+        script.push(PUSH_33);
+        script.extend(key);
+    }
+    push_number(&mut script, keys.len());
+    script.push(OP_CHECKMULTISIG);
+    script
+}
+
+/// The scriptPubKey of a witness script: P2WSH.
+pub fn p2wsh(witness_script: &[u8]) -> Vec<u8> {
+    [&[0, PUSH_32], &crypto::sha256(witness_script)[..]].concat()
+}
+
 impl DepositTweak {
     /// What the guardians' keys are tweaked with.
     pub fn hash(&self) -> [u8; 32] {
         crypto::sha256(&[&self.claim_key[..], &self.nonce.to_be_bytes()].concat())
     }
 
-    /// What has to be shown to spend the deposit: a threshold of the guardians'
-    /// tweaked keys, sorted as in BIP 67. None if a tweak leads nowhere, which
-    /// nobody will see happen.
-    pub fn witness_script(&self) -> Option<Vec<u8>> {
-        let tweak = self.hash();
-        let mut keys = federation::public_keys(KEY)
-            .iter()
-            .map(|key| crypto::tweak_public_key(key, &tweak))
-            .collect::<Option<Vec<_>>>()?;
-        keys.sort_unstable();
-        let mut script = Vec::with_capacity(3 + 34 * keys.len());
-        push_number(&mut script, federation::threshold().into());
-        for key in &keys {
-            script.push(PUSH_33);
-            script.extend(key);
-        }
-        push_number(&mut script, keys.len());
-        script.push(OP_CHECKMULTISIG);
-        Some(script)
-    }
-
-    /// The scriptPubKey that a deposit pays to: P2WSH of the witness script.
+    /// The scriptPubKey that a deposit pays to. None as in [`tweaked_keys`].
     pub fn script(&self) -> Option<Vec<u8>> {
-        let program = crypto::sha256(&self.witness_script()?);
-        Some([&[0, PUSH_32], &program[..]].concat())
+        let keys = tweaked_keys(&self.hash())?;
+        Some(p2wsh(&multisig(&keys, federation::threshold().into())))
     }
-}
-
-/// The address of a P2WSH script on this network.
-pub fn address(network: &str, script: &[u8]) -> Option<String> {
-    let prefix = match network {
-        "bitcoin" => "bc",
-        "testnet4" | "signet" => "tb",
-        _ => "bcrt",
-    };
-    segwit::encode(Hrp::parse_unchecked(prefix), Fe32::Q, script.get(2..)?).ok()
 }
 
 /// A txid as people write it, its bytes turned round.
@@ -76,30 +74,6 @@ mod tests {
     use modmint_sdk::mock::{Bundle, Federation, Phase};
 
     use super::*;
-
-    /// The program of BIP 173's P2WSH example.
-    const PROGRAM: [u8; 32] = [
-        0x18, 0x63, 0x14, 0x3c, 0x14, 0xc5, 0x16, 0x68, 0x04, 0xbd, 0x19, 0x20, 0x33, 0x56, 0xda,
-        0x13, 0x6c, 0x98, 0x56, 0x78, 0xcd, 0x4d, 0x27, 0xa1, 0xb8, 0xc6, 0x32, 0x96, 0x04, 0x90,
-        0x32, 0x62,
-    ];
-
-    #[test]
-    fn addresses_are_those_of_bip_173() {
-        let script = [&[0, 32], &PROGRAM[..]].concat();
-        for (network, expected) in [
-            (
-                "bitcoin",
-                "bc1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3qccfmv3",
-            ),
-            (
-                "signet",
-                "tb1qrp33g0q5c5txsp9arysrx4k6zdkfs4nce4xj0gdcccefvpysxf3q0sl5k7",
-            ),
-        ] {
-            assert_eq!(address(network, &script).as_deref(), Some(expected));
-        }
-    }
 
     #[test]
     fn numbers_are_pushed_as_bitcoin_does() {
@@ -127,7 +101,9 @@ mod tests {
             ..tweak.clone()
         };
         federation.call(instance, Phase::Query, Some(0), || {
-            let script = tweak.witness_script().expect("a point");
+            let keys = tweaked_keys(&tweak.hash()).expect("points");
+            let script = multisig(&keys, 3);
+            assert_eq!(tweak.script(), Some(p2wsh(&script)));
             assert_eq!(script.len(), 3 + 4 * 34);
             assert_eq!((script[0], script[137], script[138]), (0x53, 0x54, 0xae));
             let keys: Vec<_> = script[1..137].chunks(34).map(|push| &push[1..]).collect();

@@ -1,29 +1,18 @@
-//! What guardians do about deposits.
+//! The guardians' half: deposits here, withdrawals in [`crate::withdrawals`].
 
-use borsh::{BorshDeserialize, BorshSerialize};
+use borsh::BorshSerialize;
 use modmint_sdk::{
-    Amount, Answer, Arguments, AuditLine, ChainOutPoint, InputEffect, Nothing, OutPoint,
-    OutputEffect, Refusal, Server, Wake, federation, parameters,
-    storage::{Cell, Table},
-    treasury,
+    Amount, Answer, Arguments, AuditLine, ChainOutPoint, InputEffect, OutPoint, OutputEffect,
+    PeerId, Refusal, Server, Wake, federation, parameters, treasury,
 };
 
-use crate::{Deposit, DepositTweak, PegInProof, Wallet, WalletConfig};
+use crate::{
+    Deposit, PegInProof, PegOut, Wallet, WalletConfig, WalletItem,
+    withdrawals::{self, check_chain},
+};
 
-/// A deposit that has been claimed: bitcoin that the guardians can spend.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Utxo {
-    /// Its value.
-    pub satoshi: u64,
-    /// By which the guardians' keys are tweaked.
-    pub tweak: DepositTweak,
-    /// The agreed block's height.
-    pub height: u32,
-}
-
-const UTXOS: Table<ChainOutPoint, Utxo> = Table::new(b'u');
-/// The sum over `UTXOS`.
-const SATOSHI: Cell<u64> = Cell::new(b's');
+/// Bitcoin Core's `MAX_PUBKEYS_PER_MULTISIG`.
+const MAX_GUARDIANS: usize = 20;
 
 parameters! {
     /// An agreed output that pays to a script.
@@ -37,6 +26,31 @@ parameters! {
     }
 }
 
+parameters! {
+    /// What a withdrawal would have to pay for the chain now.
+    pub struct QuoteQuery {
+        /// The scriptPubKey that would be paid to.
+        script: Vec<u8>,
+        /// What would arrive there.
+        satoshi: u64,
+    }
+}
+parameters! {
+    /// What has become of a withdrawal.
+    pub struct WithdrawalQuery {
+        /// The id of the transaction that it was an output of.
+        txid: Vec<u8>,
+        /// Its place there.
+        index: u64,
+        /// Wait until it is buried, or has more bitcoin transactions than this.
+        known: Option<u64>,
+    }
+}
+parameters! {
+    /// Withdrawals that wait and transactions that are not buried yet, the reserve, and guardians at fault.
+    pub struct OverviewQuery {}
+}
+
 impl PegInProof {
     fn out_point(&self) -> ChainOutPoint {
         ChainOutPoint {
@@ -48,10 +62,24 @@ impl PegInProof {
 
 impl Server for Wallet {
     type Input = PegInProof;
-    type Output = Nothing;
-    type ConsensusItem = Nothing;
+    type Output = PegOut;
+    type ConsensusItem = WalletItem;
+
+    fn init() -> Result<(), Refusal> {
+        match federation::peers().len() {
+            0..=MAX_GUARDIANS => Ok(()),
+            guardians => Err(Refusal::new(
+                "too-many-guardians",
+                format!(
+                    "a multisig of bitcoin has at most {MAX_GUARDIANS} keys; {guardians} guardians \
+                     cannot hold bitcoin together"
+                ),
+            )),
+        }
+    }
 
     fn process_input(proof: PegInProof) -> Result<InputEffect, Refusal> {
+        check_chain()?;
         let out_point = proof.out_point();
         let Some(found) = federation::chain_output_at(&out_point) else {
             return Err(Refusal::new(
@@ -67,9 +95,12 @@ impl Server for Wallet {
             ));
         }
         let value = msat(found.satoshi)?;
-        let minimum = federation::config::<WalletConfig>().minimum_deposit;
-        if value < minimum {
-            return Err(too_small(found.satoshi, minimum));
+        let WalletConfig {
+            minimum_deposit,
+            deposit_fee,
+        } = federation::config();
+        if value < minimum_deposit {
+            return Err(too_small(found.satoshi, minimum_deposit));
         }
         if treasury::claim(&out_point).is_none() {
             return Err(Refusal::new(
@@ -77,63 +108,106 @@ impl Server for Wallet {
                 "this deposit has been claimed before",
             ));
         }
-        let utxo = Utxo {
-            satoshi: found.satoshi,
-            tweak: proof.tweak.clone(),
-            height: found.height,
-        };
-        UTXOS.put(&out_point, &utxo);
-        let total = SATOSHI.get().unwrap_or_default() + found.satoshi;
-        SATOSHI.put(&total);
+        let tweak = proof.tweak.hash();
+        withdrawals::add_deposit(out_point, found.satoshi, tweak, deposit_fee / 1000);
         Ok(InputEffect {
             value,
-            fee: 0,
+            fee: deposit_fee,
             spend_key: proof.tweak.claim_key.to_vec(),
         })
     }
 
-    fn process_output(output: Nothing, _: OutPoint) -> Result<OutputEffect, Refusal> {
-        match output {}
+    fn process_output(output: PegOut, out_point: OutPoint) -> Result<OutputEffect, Refusal> {
+        withdrawals::withdraw(output, out_point)
+    }
+
+    fn process_consensus_item(peer: PeerId, item: WalletItem) -> Result<(), Refusal> {
+        withdrawals::process(peer, item)
+    }
+
+    fn propose() -> Vec<WalletItem> {
+        withdrawals::propose()
+    }
+
+    fn broadcast() -> Vec<Vec<u8>> {
+        withdrawals::broadcast()
+    }
+
+    fn outcomes(out_points: Vec<OutPoint>) -> Vec<Option<Vec<u8>>> {
+        let outcome = |out_point| Some(encode(&withdrawals::outcome(out_point).0?));
+        out_points.iter().map(outcome).collect()
     }
 
     fn query(name: &str, arguments: Arguments) -> Result<Answer, Refusal> {
-        if name != "deposit" {
-            return Err(Refusal::new(
+        match name {
+            "deposit" => deposit(DepositQuery::read(arguments)?),
+            "quote" => {
+                let QuoteQuery { script, satoshi } = QuoteQuery::read(arguments)?;
+                check_chain()?;
+                let quote = withdrawals::quote(&script, satoshi)?;
+                Ok(Answer::Ready(encode(&quote)))
+            }
+            "withdrawal" => withdrawal(WithdrawalQuery::read(arguments)?),
+            "withdrawals" => Ok(Answer::Ready(encode(&withdrawals::overview()))),
+            _ => Err(Refusal::new(
                 "no-such-query",
-                format!("this module has no query {name:?}; there is: deposit"),
-            ));
+                format!(
+                    "this module has no query {name:?}; there are: deposit, quote, withdrawal, \
+                     withdrawals"
+                ),
+            )),
         }
-        let query = DepositQuery::read(arguments)?;
-        let outputs = federation::chain_outputs(&query.script);
-        let place = usize::try_from(query.index).unwrap_or(usize::MAX);
-        let deposit = outputs.get(place).map(|output| Deposit {
-            txid: output
-                .out_point
-                .txid
-                .as_slice()
-                .try_into()
-                .expect("the host's txids are 32 bytes"),
-            vout: output.out_point.vout,
-            satoshi: output.satoshi,
-            height: output.height,
-        });
-        if deposit.is_none() && query.wait {
-            let next = federation::block_height().saturating_add(1);
-            return Ok(Answer::Wait(vec![Wake::Height(next)]));
-        }
-        Ok(Answer::Ready(
-            borsh::to_vec(&deposit).expect("writing to memory does not fail"),
-        ))
     }
 
     fn audit() -> Vec<AuditLine> {
-        let satoshi = SATOSHI.get().unwrap_or_default();
-        vec![AuditLine {
-            name: "deposits held".into(),
-            msat: i64::try_from(satoshi)
-                .unwrap_or(i64::MAX)
-                .saturating_mul(1000),
-        }]
+        withdrawals::audit()
+    }
+}
+
+fn encode<T: BorshSerialize>(value: &T) -> Vec<u8> {
+    borsh::to_vec(value).expect("writing to memory does not fail")
+}
+
+fn deposit(query: DepositQuery) -> Result<Answer, Refusal> {
+    let outputs = federation::chain_outputs(&query.script);
+    let place = usize::try_from(query.index).unwrap_or(usize::MAX);
+    let deposit = outputs.get(place).map(|output| Deposit {
+        txid: output
+            .out_point
+            .txid
+            .as_slice()
+            .try_into()
+            .expect("the host's txids are 32 bytes"),
+        vout: output.out_point.vout,
+        satoshi: output.satoshi,
+        height: output.height,
+    });
+    if deposit.is_none() && query.wait {
+        let next = federation::block_height().saturating_add(1);
+        return Ok(Answer::Wait(vec![Wake::Height(next)]));
+    }
+    Ok(Answer::Ready(encode(&deposit)))
+}
+
+fn withdrawal(query: WithdrawalQuery) -> Result<Answer, Refusal> {
+    let bad = |what: &str| Refusal::new("bad-argument", format!("{what} is out of range"));
+    let out_point = OutPoint {
+        txid: query.txid,
+        index: u16::try_from(query.index).map_err(|_| bad("index"))?,
+    };
+    let (outcome, keys) = withdrawals::outcome(&out_point);
+    if keys.is_empty() {
+        return Err(bad("txid"));
+    }
+    let is_news = |known: u64| {
+        let outcome = outcome.as_ref();
+        outcome.is_some_and(|o| o.buried.is_some() || o.txids.len() as u64 > known)
+    };
+    match query.known {
+        Some(known) if !is_news(known) => {
+            Ok(Answer::Wait(keys.into_iter().map(Wake::Key).collect()))
+        }
+        _ => Ok(Answer::Ready(encode(&outcome))),
     }
 }
 

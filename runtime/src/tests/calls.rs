@@ -450,10 +450,12 @@ fn more_calls_at_once_than_the_pool_has_places_wait_for_each_other() {
 #[test]
 fn phases_grant_what_the_contracts_table_says() {
     use Group::{
-        Agreed, Crypto, Federation, Guardian, Log, Read, Signing, Treasury, WalletHost, Write,
+        Agreed, Crypto, Federation, Guardian, Log, Propose, Read, Signing, Treasury, WalletHost,
+        Write,
     };
     let all = [
-        Log, Read, Write, Federation, Agreed, Crypto, Signing, Treasury, Guardian, WalletHost,
+        Log, Read, Write, Federation, Agreed, Crypto, Signing, Treasury, Guardian, Propose,
+        WalletHost,
     ];
     let table: [(Phase, &[Group]); 8] = [
         (Phase::Pure, &[Log]),
@@ -467,7 +469,7 @@ fn phases_grant_what_the_contracts_table_says() {
         (Phase::Audit, &[Log, Read, Federation, Agreed, Crypto]),
         (
             Phase::Propose,
-            &[Log, Read, Federation, Agreed, Crypto, Guardian],
+            &[Log, Read, Federation, Agreed, Crypto, Guardian, Propose],
         ),
         (
             Phase::Query,

@@ -133,17 +133,14 @@ async fn a_real_bitcoind_is_followed_through_a_reorganisation_and_a_restart() {
     );
 
     // A transaction that a module names comes into the next block.
-    let coinbase = OutPoint::new(
-        bitcoin::Txid::from_byte_array(blocks[0].outputs[0].txid.0),
-        0,
-    );
+    let coinbase = OutPoint::new(Txid::from_byte_array(blocks[0].outputs[0].txid.0), 0);
     let mut spending = transaction(coinbase, &[(&passing, 4_999_990_000)]);
     spending.input[0].witness = Witness::from_slice(&[witness_script.to_bytes()]);
     let txid = spending.compute_txid();
     chain.set_broadcast(WALLET, vec![encode::serialize(&spending)]);
     let in_mempool = async {
         loop {
-            let pool: Vec<bitcoin::Txid> = node.rpc.call("getrawmempool", json!([])).await.unwrap();
+            let pool: Vec<Txid> = node.rpc.call("getrawmempool", json!([])).await.unwrap();
             if pool == [txid] {
                 break;
             }

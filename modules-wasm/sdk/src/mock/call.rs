@@ -31,6 +31,8 @@ pub(super) enum Import {
     Signing,
     Treasury,
     Guardian,
+    /// `guardian.missing`.
+    Propose,
     WalletHost,
 }
 
@@ -40,12 +42,18 @@ impl Phase {
         match self {
             Self::Pure => false,
             Self::Stateless => matches!(import, Constants | Crypto),
-            Self::Consensus => !matches!(import, Guardian | WalletHost),
+            Self::Consensus => !matches!(import, Guardian | Propose | WalletHost),
             Self::Audit => matches!(import, StorageRead | Constants | Agreed | Crypto),
-            Self::Propose | Self::Query => {
+            Self::Propose => {
+                matches!(
+                    import,
+                    StorageRead | Constants | Agreed | Crypto | Guardian | Propose
+                )
+            }
+            Self::Query => {
                 matches!(import, StorageRead | Constants | Agreed | Crypto | Guardian)
             }
-            Self::Wallet => !matches!(import, Signing | Treasury | Guardian),
+            Self::Wallet => !matches!(import, Signing | Treasury | Guardian | Propose),
             Self::Look => {
                 matches!(
                     import,

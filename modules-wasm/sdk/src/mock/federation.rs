@@ -190,6 +190,10 @@ pub(super) struct State {
     pub filter_bits: u32,
     pub chain: Vec<ChainOutput>,
     pub confirmed: BTreeMap<[u8; 32], u32>,
+    /// Guardians whose chain is not the agreed one.
+    pub elsewhere: BTreeSet<u16>,
+    /// Outputs that are not there though they should be.
+    pub lost: Vec<ChainOutPoint>,
     pub instances: Vec<Instance>,
     pub books: Books,
     pub statuses: BTreeMap<[u8; 32], Status>,
@@ -319,6 +323,8 @@ impl Federation {
                 filter_bits: 3,
                 chain: Vec::new(),
                 confirmed: BTreeMap::new(),
+                elsewhere: BTreeSet::new(),
+                lost: Vec::new(),
                 instances: Vec::new(),
                 books: Books::default(),
                 statuses: BTreeMap::new(),
@@ -424,11 +430,31 @@ impl Federation {
         outputs.into_iter().map(|output| output.out_point).collect()
     }
 
-    /// Every guardian sees this bitcoin transaction in the newest block.
+    /// Every guardian sees this bitcoin transaction in the newest agreed block.
     pub fn confirm(&self, txid: [u8; 32]) {
+        self.confirm_ahead(txid, 0);
+    }
+
+    /// Every guardian sees this bitcoin transaction so many blocks behind the newest
+    /// agreed one.
+    pub fn confirm_ahead(&self, txid: [u8; 32], blocks: u32) {
         let mut state = self.state.borrow_mut();
-        let height = state.height;
+        let height = state.height + blocks;
         state.confirmed.insert(txid, height);
+    }
+
+    /// Whether this guardian's chain has another block in the agreed one's place.
+    pub fn set_elsewhere(&self, guardian: u16, elsewhere: bool) {
+        let guardians = &mut self.state.borrow_mut().elsewhere;
+        match elsewhere {
+            true => guardians.insert(guardian),
+            false => guardians.remove(&guardian),
+        };
+    }
+
+    /// Outputs that no guardian's chain has unspent from now on.
+    pub fn lose(&self, outputs: Vec<ChainOutPoint>) {
+        self.state.borrow_mut().lost = outputs;
     }
 
     pub(super) fn new_call(

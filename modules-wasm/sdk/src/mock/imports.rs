@@ -269,7 +269,7 @@ pub mod treasury {
 
 pub mod guardian {
     use super::{Import, array, import};
-    use crate::{Signable, mock::Phase};
+    use crate::{ChainOutPoint, OwnChain, Signable, mock::Phase};
 
     pub fn whoami() -> u16 {
         import(Import::Guardian, "guardian.whoami", |call| call.guardian())
@@ -291,15 +291,26 @@ pub mod guardian {
                 .collect()
         })
     }
-    pub fn chain_height() -> u32 {
-        import(Import::Guardian, "guardian.chain-height", |call| {
-            call.state.borrow().height + 6
+    pub fn chain() -> OwnChain {
+        import(Import::Guardian, "guardian.chain", |call| {
+            let state = call.state.borrow();
+            match state.elsewhere.contains(&call.guardian()) {
+                true => OwnChain::Differs,
+                false => OwnChain::Follows(state.height + 6),
+            }
         })
     }
     pub fn confirmed_at(txid: &[u8]) -> Option<u32> {
         let txid = array("a txid", txid);
         import(Import::Guardian, "guardian.confirmed-at", |call| {
             call.state.borrow().confirmed.get(&txid).copied()
+        })
+    }
+    pub fn missing(held: &[ChainOutPoint]) -> Vec<ChainOutPoint> {
+        import(Import::Propose, "guardian.missing", |call| {
+            let state = call.state.borrow();
+            let lost = |output: &&ChainOutPoint| state.lost.contains(output);
+            held.iter().filter(lost).cloned().collect()
         })
     }
 }

@@ -13,7 +13,11 @@ pub const TOY: u16 = 2;
 pub fn federation<M: Server + Client>() -> Federation {
     let federation = Federation::new(4);
     let wallet = Bundle::federation_module::<modmint_wallet::Wallet>();
-    assert_eq!(federation.found(wallet, Vec::new()), WALLET);
+    let free = modmint_wallet::Configuration {
+        minimum_deposit: None,
+        deposit_fee: Some(modmint_sdk::Amount(0)),
+    };
+    assert_eq!(federation.found(wallet, free.arguments()), WALLET);
     let mint = Bundle::ecash_module::<modmint_mint::Mint>();
     assert_eq!(federation.found(mint, Vec::new()), MINT);
     let toy = Bundle::federation_module::<M>();
