@@ -265,6 +265,7 @@ pub struct Guardian {
     pub config: PeerConfig,
     index: u16,
     folder: PathBuf,
+    metrics_listen: String,
     environment: Vec<(String, String)>,
     http: reqwest::Client,
     process: Mutex<Option<Process>>,
@@ -293,6 +294,7 @@ impl Guardian {
                 .with_context(|| format!("no setup code: {setup_code}"))?,
             index,
             folder,
+            metrics_listen: free_address()?.to_string(),
             environment: environment.to_vec(),
             http: local_client()?,
             process: Mutex::new(None),
@@ -329,6 +331,20 @@ impl Guardian {
         self.config.api_url.trim_end_matches('/')
     }
 
+    /// Where its metrics are read.
+    pub fn metrics_url(&self) -> String {
+        format!("http://{}/metrics", self.metrics_listen)
+    }
+
+    /// Its metrics in the text format of OpenMetrics.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        let answer = self.http.get(self.metrics_url()).send().await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+
     /// What `modmintd` keeps.
     pub fn data_folder(&self) -> PathBuf {
         self.folder.join("data")
@@ -356,6 +372,7 @@ impl Guardian {
             .arg(self.data_folder())
             .arg("--password-file")
             .arg(self.folder.join("password"))
+            .args(["--metrics-listen", &self.metrics_listen])
             .args(["--bitcoind-url", bitcoind.url()])
             .arg("--bitcoind-cookie")
             .arg(bitcoind.cookie_file())

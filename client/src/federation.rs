@@ -1172,6 +1172,24 @@ mod tests {
             .await;
         assert_eq!(paid.unwrap_err().code(), "recovering");
         federation.close().await;
+        drop(federation);
+
+        // A wallet that is closed meanwhile goes on, and does not begin again.
+        let federation = open_as(directory.path(), &set, true);
+        federation.begin().await.unwrap();
+        federation.resume().await.unwrap();
+        for fake in &set.fakes {
+            fake.lock().outcome = Some(vec![1]);
+        }
+        let done = federation.wait(recovery.operation, |view| {
+            view.status == OperationStatus::Done
+        });
+        soon(done).await.unwrap();
+        assert_eq!(federation.balance().await.unwrap(), Amount(5));
+        federation.begin().await.unwrap();
+        assert!(federation.recoveries().await.unwrap().is_empty());
+        assert_eq!(federation.operations(10).await.unwrap().len(), 1);
+        federation.close().await;
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use modmint_core::{
     sha256,
 };
 use modmint_crypto::secp;
-use modmint_runtime::{Bundle, Engines, admit};
+use modmint_runtime::{Bundle, Engines};
 
 use crate::{
     WalletError,
@@ -205,7 +205,6 @@ pub(crate) fn load(
             "the bundle is not the one that the config names".into(),
         ));
     }
-    admit(bytes).map_err(|e| untrusted(e.to_string()))?;
     let bundle = Bundle::load(engines, bytes).map_err(|e| untrusted(e.to_string()))?;
     if bundle.description().kind != instance.kind {
         return Err(untrusted(format!(

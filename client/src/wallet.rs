@@ -120,6 +120,9 @@ impl Wallet {
             kind: "runtime".to_owned(),
             reason: e.to_string(),
         })?;
+        if let Err(error) = engines.keep_code_in(&self.directory.join("code")) {
+            tracing::warn!(%error, "compiled code is not kept: every start compiles the modules");
+        }
         Ok(self.engines.get_or_init(|| engines).clone())
     }
 

@@ -4,6 +4,7 @@
 //!
 //! | route | answer |
 //! |---|---|
+//! | `GET /info` | [`InfoResponse`] |
 //! | `GET /federation` | [`FederationResponse`] |
 //! | `GET /status` | [`StatusResponse`] |
 //! | `GET /modules` | list of [`ModuleResponse`] |
@@ -17,7 +18,7 @@
 //! | `GET /chain-outputs?script=HEX` or `?out_point=TXID:INDEX` | list of [`ChainOutputResponse`] |
 //! | `GET /audit` | [`AuditResponse`] |
 //! | `GET /livez`, `GET /readyz` | [`HealthResponse`] |
-//! | `GET /openapi.json` | the description of all this |
+//! | `GET /openapi.json`, `GET /docs` | the description of all this |
 //!
 //! Errors are [`Problem`] with content type `application/problem+json`.
 
@@ -82,6 +83,39 @@ pub struct GuardianResponse {
     pub name: String,
     /// Where its REST API is.
     pub api_url: String,
+}
+
+/// What a guardian runs, and how much one client may ask of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InfoResponse {
+    /// The program's version.
+    pub version: String,
+    /// A hash of all that can change a result: guardians of a federation have the
+    /// same.
+    pub runtime_hash: Hash32,
+    /// What is refused beyond.
+    pub limits: Limits,
+}
+
+/// How much one client may ask for: an address, or a network of IPv6 (/64).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Limits {
+    /// Requests a second in the long run, beyond which 429 `too-many-requests`; 0
+    /// where there is no limit. `/livez` and `/readyz` do not count.
+    pub requests_per_second: u32,
+    /// How many of them may come at once.
+    pub requests_at_once: u32,
+    /// Connections at a time; others are hung up on.
+    pub connections: u32,
+    /// A request's body, beyond which 413 `body-too-large`.
+    pub body_bytes: u32,
+    /// A transaction, beyond which 400 `transaction-too-large`.
+    pub transaction_bytes: u32,
+    /// The longest wait; a longer one is taken for that.
+    pub wait_seconds: u32,
+    /// Requests of all clients that wait at a time, beyond which 429
+    /// `too-many-waiting`.
+    pub waiting: u32,
 }
 
 /// Where this guardian stands.
@@ -211,9 +245,11 @@ pub struct TransactionResponse {
 pub struct OutcomesRequest {
     /// Which.
     pub out_points: Vec<OutPoint>,
-    /// How long to wait until all are there, in seconds; at most 60.
+    /// How long to wait until all are there, in seconds; more than 60 is taken for
+    /// that.
     #[serde(default)]
-    pub wait: u64,
+    #[schema(maximum = 4294967295u32)]
+    pub wait: u32,
 }
 
 /// This guardian's contributions.
@@ -230,9 +266,11 @@ pub struct QueryRequest {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub arguments: Vec<Argument>,
-    /// How long to wait for an answer that is not there yet, in seconds; at most 60.
+    /// How long to wait for an answer that is not there yet, in seconds; more than 60
+    /// is taken for that.
     #[serde(default)]
-    pub wait: u64,
+    #[schema(maximum = 4294967295u32)]
+    pub wait: u32,
 }
 
 /// A module's answer.
@@ -309,6 +347,23 @@ pub struct AuditLine {
 pub struct HealthResponse {
     /// `ok` or `not-ready`.
     pub status: String,
-    /// Why not.
+    /// Why not: the problems of the required checks.
+    pub problems: Vec<String>,
+    /// What was looked at; `/livez` has none.
+    #[serde(default)]
+    pub checks: Vec<CheckResponse>,
+}
+
+/// One thing that a guardian looks at to say whether it can serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckResponse {
+    /// Stable, kebab-case: `peers`, `replay`, `ordering`, `position`, `state`,
+    /// `bitcoind`, `ending`.
+    pub name: String,
+    /// Whether there is nothing wrong.
+    pub ok: bool,
+    /// Whether the guardian cannot serve without.
+    pub required: bool,
+    /// What is wrong.
     pub problems: Vec<String>,
 }

@@ -31,8 +31,10 @@ use crate::{
     api,
     ceremony::{self, CeremonySetup, PayloadQueue},
     chain::{Bitcoind, BitcoindAuth, BitcoindSetup, ChainView},
+    health::Health,
     identity::Identity,
     keys::Secrets,
+    metrics,
     ordering::{Epoch, Ordering, OrderingSetup},
     p2p::{P2p, P2pReceivers, P2pSetup, PeerMessage},
     pipeline::{Pipeline, PipelineSetup, SkipList},
@@ -85,6 +87,11 @@ impl DataDir {
 
     fn bundle(&self, hash: &BundleHash) -> PathBuf {
         self.bundles().join(format!("{hash}.wasm"))
+    }
+
+    /// Compiled code, see `Engines::keep_code_in`.
+    fn code(&self) -> PathBuf {
+        self.0.join("code")
     }
 
     fn units(&self) -> PathBuf {
@@ -197,7 +204,7 @@ pub fn store_plan(
         );
         write_atomically(&data_dir.bundle(&hash), bytes)?;
     }
-    load_plan(&Bundles::new()?, data_dir, plan)?;
+    load_plan(&Bundles::new(data_dir)?, data_dir, plan)?;
     write_atomically(
         &data_dir.plan(),
         serde_json::to_string_pretty(plan)?.as_bytes(),
@@ -280,9 +287,13 @@ struct Bundles {
 }
 
 impl Bundles {
-    fn new() -> anyhow::Result<Self> {
+    fn new(data_dir: &DataDir) -> anyhow::Result<Self> {
+        let engines = Engines::new()?;
+        if let Err(error) = engines.keep_code_in(&data_dir.code()) {
+            tracing::warn!(%error, "compiled code is not kept: every start compiles the modules");
+        }
         Ok(Self {
-            engines: Engines::new()?,
+            engines,
             loaded: Mutex::default(),
         })
     }
@@ -347,7 +358,16 @@ pub struct RunSetup {
     pub bitcoind_url: String,
     /// How to be let in there.
     pub bitcoind_auth: BitcoindAuth,
+    /// Where Prometheus reads metrics, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Requests a second that one client may make in the long run; 0 for any number.
+    pub requests_per_second: u32,
 }
+
+/// How long clients have to be answered when the guardian ends.
+const API_GRACE: Duration = Duration::from_secs(5);
+/// How long what this guardian was given has to be decided then.
+const WORK_GRACE: Duration = Duration::from_secs(5);
 
 /// What the founding left in `config.borsh`.
 #[derive(borsh::BorshSerialize, borsh::BorshDeserialize)]
@@ -369,7 +389,7 @@ pub async fn run(setup: RunSetup) -> anyhow::Result<()> {
         stop.send_replace(true);
     });
     let guardian = setup.data_dir.read_guardian()?;
-    let bundles = Bundles::new()?;
+    let bundles = Bundles::new(&setup.data_dir)?;
     let secrets = Secrets::load(&setup.data_dir.secrets(), &setup.password)?;
     let (founded, secrets) = match read_founded(&setup.data_dir)? {
         Some(founded) => (founded, secrets),
@@ -648,30 +668,36 @@ async fn serve(
     let mut consensus = start_consensus(ordered, &pipeline, &ordering, &sessions)?;
     tokio::spawn(tick(Arc::clone(&pipeline), chain.changed()));
 
-    let listener = tokio::net::TcpListener::bind(guardian.api_listen)
-        .await
-        .with_context(|| format!("the REST API cannot listen at {}", guardian.api_listen))?;
-    let problems = {
-        let (ordering, sessions) = (Arc::clone(&ordering), Arc::clone(&sessions));
-        Arc::new(move || [ordering.problems(), sessions.problems()].concat())
-    };
+    let listener = listen(guardian.api_listen, "the REST API").await?;
+    let health = Arc::new(Health {
+        me,
+        config: Arc::clone(&config),
+        p2p: Arc::clone(&p2p),
+        ordering: Arc::clone(&ordering),
+        sessions,
+        pipeline: Arc::clone(&pipeline),
+        chain,
+    });
+    let mut registry = metrics::registry(Arc::clone(&health));
+    let requests = api::Requests::new(&mut registry);
+    if let Some(address) = setup.metrics_listen {
+        let listener = listen(address, "metrics").await?;
+        tokio::spawn(api::serve_metrics(listener, registry, stopped.clone()));
+    }
     let api = tokio::spawn(api::serve(api::ApiSetup {
         listener,
         pipeline: Arc::clone(&pipeline),
         config: Arc::clone(&config),
         config_signatures: founded.signatures,
-        me,
         instances,
         bundle_dir: data_dir.bundles(),
         p2p: Arc::clone(&p2p),
-        problems,
-        warnings: {
-            let chain = Arc::clone(&chain);
-            Arc::new(move || chain.problems())
-        },
+        health,
+        requests,
+        requests_per_second: setup.requests_per_second,
         stopped: stopped.clone(),
     }));
-    tracing::info!(api = %guardian.api_listen, p2p = %guardian.p2p_listen, "ready");
+    tracing::info!(api = %guardian.api_listen, p2p = %guardian.p2p_listen, "serving");
 
     let outcome = tokio::select! {
         _ = stopped.wait_for(|stop| *stop) => Ok(()),
@@ -680,12 +706,36 @@ async fn serve(
             Err(_) => Err(anyhow::anyhow!("the consensus thread has panicked")),
         },
     };
+    if outcome.is_ok() {
+        // It ends by itself; its clients may still be told what was decided.
+        let _ = tokio::time::timeout(API_GRACE, api).await;
+        finish_own_work(&pipeline).await;
+    }
     ordering.shutdown().await;
     p2p.shutdown().await;
-    if outcome.is_ok() {
-        let _ = tokio::time::timeout(Duration::from_secs(10), api).await;
-    }
     outcome
+}
+
+async fn listen(address: SocketAddr, what: &str) -> anyhow::Result<tokio::net::TcpListener> {
+    let listener = tokio::net::TcpListener::bind(address).await;
+    listener.with_context(|| format!("{what} cannot listen at {address}"))
+}
+
+/// Waits until nothing is left undecided that this guardian was given, or for a
+/// few seconds: nobody else may know of it.
+async fn finish_own_work(pipeline: &Pipeline) {
+    let idle = async {
+        while pipeline.pending_transactions() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(WORK_GRACE, idle).await.is_err() {
+        let pending = pipeline.pending_transactions();
+        tracing::warn!(
+            pending,
+            "ending although transactions are undecided; wallets give them to others"
+        );
+    }
 }
 
 /// The thread that looks at units as they arrive.

@@ -53,8 +53,9 @@ impl Bundle {
     /// Names what is wrong.
     pub fn load(engines: &Arc<Engines>, bytes: &[u8]) -> Result<Arc<Self>, LoadError> {
         let admission = admit(bytes)?;
-        let compiled = Compiled::new(engines, bytes, &admission)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let hash = BundleHash(sha256(bytes));
+        let compiled =
+            Compiled::new(engines, hash, bytes, &admission).map_err(LoadError::Compile)?;
         let description = compiled
             .pure(Phase::Pure, None, |info: &module_info::Guest, store| {
                 info.call_describe(store).map(convert::description)
@@ -64,7 +65,7 @@ impl Bundle {
         let actions = compiled.actions().map_err(LoadError::Describe)?;
         check_actions(&actions)?;
         Ok(Arc::new(Self {
-            hash: BundleHash(sha256(bytes)),
+            hash,
             bytes_len: bytes.len(),
             admission,
             description,
@@ -149,9 +150,12 @@ pub(crate) struct Code {
 }
 
 impl Code {
-    fn new(machine: &Machine, bytes: &[u8], admission: &Admission) -> wasmtime::Result<Self> {
-        let component = Component::from_binary(&machine.engine, bytes)?;
-        let pre = machine.linker.instantiate_pre(&component)?;
+    fn new(
+        machine: &Machine,
+        component: &Component,
+        admission: &Admission,
+    ) -> wasmtime::Result<Self> {
+        let pre = machine.linker.instantiate_pre(component)?;
         Ok(Self {
             info: module_info::GuestIndices::new(&pre)?,
             server: admission
@@ -217,8 +221,16 @@ exports! {
 }
 
 impl Compiled {
-    fn new(engines: &Arc<Engines>, bytes: &[u8], admission: &Admission) -> wasmtime::Result<Self> {
-        let compile = |machine: &Machine| Code::new(machine, bytes, admission);
+    fn new(
+        engines: &Arc<Engines>,
+        hash: BundleHash,
+        bytes: &[u8],
+        admission: &Admission,
+    ) -> Result<Self, String> {
+        let compile = |machine: &Machine| {
+            let component = engines.component(machine, hash, bytes)?;
+            Code::new(machine, &component, admission).map_err(|error| format!("{error:#}"))
+        };
         Ok(Self {
             engines: engines.clone(),
             query: compile(&engines.query)?,

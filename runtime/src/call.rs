@@ -1,6 +1,7 @@
 //! One call: a fresh store from the pool, its limits, its price.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +21,19 @@ use crate::{
     trap::{Stop, classify},
 };
 
+thread_local! {
+    /// How long this thread has been in calls so far, and of that in imports.
+    static TIMES: Cell<(Duration, Duration)> = const { Cell::new((Duration::ZERO, Duration::ZERO)) };
+}
+
+/// How long this thread has been in modules so far: stores, instances and guests'
+/// code, without what imports did natively. A call made on a thread without a
+/// guest's stack gets one of its own and is counted there.
+pub fn module_time() -> Duration {
+    let (calls, imports) = TIMES.get();
+    calls.saturating_sub(imports)
+}
+
 /// What a store knows of the call that it serves.
 pub(crate) struct Call {
     pub(crate) phase: Phase,
@@ -32,6 +46,8 @@ pub(crate) struct Call {
     available: u64,
     /// What imports cost since the store's fuel was last touched.
     owed: u64,
+    /// When the guest last called the host.
+    host_called: Instant,
 }
 
 impl Call {
@@ -83,8 +99,11 @@ fn settle(mut store: StoreContextMut<'_, Call>, hook: CallHook) -> wasmtime::Res
             let fuel = store.get_fuel()?;
             let call = store.data_mut();
             call.available = fuel.saturating_sub(call.owed);
+            call.host_called = Instant::now();
         }
         CallHook::ReturningFromHost => {
+            let (calls, imports) = TIMES.get();
+            TIMES.set((calls, imports + store.data().host_called.elapsed()));
             let owed = std::mem::take(&mut store.data_mut().owed);
             if owed > 0 {
                 let left = store.get_fuel()?.checked_sub(owed);
@@ -219,7 +238,11 @@ pub(crate) fn call<G, T: Send>(
     let metered = machine.clock == Clock::Fuel;
     let work = || {
         let _slot = machine.slot();
-        in_store(machine, pre, request, fuel, metered, load, f)
+        let begun = Instant::now();
+        let called = in_store(machine, pre, request, fuel, metered, load, f);
+        let (calls, imports) = TIMES.get();
+        TIMES.set((calls + begun.elapsed(), imports));
+        called
     };
     let called = match machine.clock {
         Clock::Fuel => with_guest_stack(work),
@@ -254,6 +277,7 @@ fn in_store<G, T>(
             limiter: Limiter,
             available: 0,
             owed: 0,
+            host_called: Instant::now(),
         },
     );
     store.limiter(|call| &mut call.limiter);

@@ -5,20 +5,23 @@
 //! equal, so a module behaves the same on both.
 
 use std::{
+    io,
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use modmint_core::tagged_hash;
+use modmint_core::{BundleHash, tagged_hash};
 use parking_lot::{Condvar, Mutex};
 use wasmtime::{
     Config, Engine, Inlining, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel,
     PoolingAllocationConfig, RegallocAlgorithm, Strategy, WasmBacktraceDetails, WasmFeatures,
-    component::Linker,
+    component::{Component, Linker},
 };
 
 use crate::{
     bindings::COMPONENT_TYPE,
+    cache::{self, CodeCache},
     call::Call,
     imports, limits,
     prices::{APPROVE_DECRYPTION, IMPORTS, operator_cost},
@@ -35,6 +38,7 @@ pub struct EngineError(String);
 pub struct Engines {
     pub(crate) consensus: Option<Machine>,
     pub(crate) query: Machine,
+    cache: OnceLock<CodeCache>,
 }
 
 impl Engines {
@@ -46,6 +50,7 @@ impl Engines {
         Ok(Arc::new(Self {
             consensus: Some(Machine::new(Clock::Fuel, 16)?),
             query: Machine::new(Clock::Time, 32)?,
+            cache: OnceLock::new(),
         }))
     }
 
@@ -58,7 +63,33 @@ impl Engines {
         Ok(Arc::new(Self {
             consensus: None,
             query: Machine::new(Clock::Time, 8)?,
+            cache: OnceLock::new(),
         }))
+    }
+
+    /// From now on compiled code is kept in `directory` and taken from there. The
+    /// folder, made if it is not there, must be this user's alone; its parent is
+    /// there already. The first folder given stays the one.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or others may write it.
+    pub fn keep_code_in(&self, directory: &Path) -> io::Result<()> {
+        let cache = CodeCache::open(directory)?;
+        self.cache.get_or_init(|| cache);
+        Ok(())
+    }
+
+    /// A bundle's component on one of these engines.
+    pub(crate) fn component(
+        &self,
+        machine: &Machine,
+        hash: BundleHash,
+        bytes: &[u8],
+    ) -> Result<Component, String> {
+        match self.cache.get() {
+            Some(cache) => cache.component(machine, hash, bytes),
+            None => cache::compile(machine, bytes),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ extern crate self as modmint_runtime;
 mod admit;
 mod bindings;
 mod bundle;
+mod cache;
 mod call;
 mod check;
 mod convert;
@@ -37,6 +38,7 @@ pub mod wallet;
 
 pub use admit::{Admission, AdmitError, admit};
 pub use bundle::{Bundle, LoadError};
+pub use call::module_time;
 pub use check::verify_checks;
 pub use engine::{EngineError, Engines, runtime_hash};
 pub use host::*;

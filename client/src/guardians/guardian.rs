@@ -249,7 +249,7 @@ impl Guardian {
     ) -> Result<Vec<Option<HexBytes>>, AskError> {
         let request = OutcomesRequest {
             out_points: out_points.to_vec(),
-            wait: wait.as_secs(),
+            wait: seconds(wait),
         };
         let path = format!("modules/{instance}/outcomes");
         let response: OutcomesResponse =
@@ -279,12 +279,16 @@ impl Guardian {
     ) -> Result<QueryResponse, AskError> {
         let request = QueryRequest {
             arguments: arguments.to_vec(),
-            wait: wait.as_secs(),
+            wait: seconds(wait),
         };
         let mut path = format!("modules/{instance}/queries/");
         path.extend(url::form_urlencoded::byte_serialize(name.as_bytes()));
         self.json(Method::POST, &path, Some(&request), wait).await
     }
+}
+
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// An answer's body, of at most `limit` bytes.

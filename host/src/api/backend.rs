@@ -4,16 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use modmint_core::{
-    Argument, Hash32, InstanceId, OutPoint, PeerId, TxId,
+    Argument, Hash32, InstanceId, OutPoint, TxId,
     consensus::SignedHeader,
     rest::{
-        AuditResponse, ChainOutputResponse, QueryResponse, StatusResponse, SubmitResponse,
-        TransactionResponse,
+        AuditResponse, ChainOutputResponse, CheckResponse, QueryResponse, StatusResponse,
+        SubmitResponse, TransactionResponse,
     },
 };
 
-use super::Problems;
 use crate::{
+    health::Health,
     p2p::P2p,
     pipeline::{Pipeline, QueryError, SubmitError},
 };
@@ -48,8 +48,8 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Where this guardian stands, with all that is wrong.
     fn status(&self) -> StatusResponse;
 
-    /// Why this guardian cannot serve; empty when it can.
-    fn unready(&self) -> Vec<String>;
+    /// Whether this guardian can serve, check by check.
+    fn checks(&self) -> Vec<CheckResponse>;
 
     /// What the federation has and owes.
     fn audit(&self) -> Result<AuditResponse, QueryError>;
@@ -74,28 +74,7 @@ pub(super) trait Backend: Send + Sync + 'static {
 pub(super) struct Live {
     pub pipeline: Arc<Pipeline>,
     pub p2p: Arc<P2p>,
-    pub me: PeerId,
-    /// n − f.
-    pub threshold: usize,
-    pub problems: Problems,
-    pub warnings: Problems,
-}
-
-impl Live {
-    /// Consensus needs n − f guardians, this one among them.
-    fn too_few_connected(&self) -> Option<String> {
-        let peers = self.p2p.status();
-        let connected = peers.iter().filter(|p| p.peer != self.me && p.connected);
-        let reached = 1 + connected.count();
-        (reached < self.threshold).then(|| {
-            format!(
-                "this guardian reaches {} of the {} others, {} are needed",
-                reached - 1,
-                peers.iter().filter(|p| p.peer != self.me).count(),
-                self.threshold - 1
-            )
-        })
-    }
+    pub health: Arc<Health>,
 }
 
 #[async_trait]
@@ -130,20 +109,21 @@ impl Backend for Live {
     fn status(&self) -> StatusResponse {
         let mut status = self.pipeline.status();
         status.peers = self.p2p.status();
-        // What keeps it from serving comes first. A paused module, and what is
-        // wrong with the chain, leave the rest working.
-        let mut problems = self.unready();
+        // What keeps it from serving comes first. What the pipeline reports (the
+        // chain, a paused module) leaves the rest working.
+        let (required, others): (Vec<_>, Vec<_>) =
+            self.checks().into_iter().partition(|check| check.required);
+        let problems_of = |checks: Vec<CheckResponse>| checks.into_iter().flat_map(|c| c.problems);
+        let mut problems: Vec<String> = problems_of(required).collect();
         problems.append(&mut status.problems);
         problems.extend(self.p2p.problems());
-        problems.extend((self.warnings)());
+        problems.extend(problems_of(others));
         status.problems = problems;
         status
     }
 
-    fn unready(&self) -> Vec<String> {
-        let mut problems: Vec<String> = self.too_few_connected().into_iter().collect();
-        problems.extend((self.problems)());
-        problems
+    fn checks(&self) -> Vec<CheckResponse> {
+        self.health.checks()
     }
 
     fn audit(&self) -> Result<AuditResponse, QueryError> {

@@ -8,7 +8,10 @@
 
 mod backend;
 mod description;
+mod docs;
+mod limits;
 mod problem;
+mod requests;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -23,10 +26,9 @@ use modmint_core::{
 use modmint_runtime::Instance;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{p2p::P2p, pipeline::Pipeline};
+use crate::{health::Health, p2p::P2p, pipeline::Pipeline};
 
-/// Sentences about what is wrong at the moment.
-pub type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+pub use requests::{Requests, serve_metrics};
 
 /// What the API answers from.
 pub struct ApiSetup {
@@ -38,37 +40,37 @@ pub struct ApiSetup {
     pub config: Arc<FederationConfig>,
     /// BIP 340 signatures of the guardians over the config.
     pub config_signatures: Vec<(PeerId, HexBytes)>,
-    /// This guardian.
-    pub me: PeerId,
     /// The federation's modules, in the order of their ids.
     pub instances: Vec<Arc<Instance>>,
     /// Holds `<hash>.wasm` of every bundle that wallets may fetch.
     pub bundle_dir: PathBuf,
     /// Knows which guardians are connected.
     pub p2p: Arc<P2p>,
-    /// Why this guardian cannot serve, beyond what the connections tell; it is not
-    /// ready while there is any.
-    pub problems: Problems,
-    /// What its operator should know although it serves: bitcoind is away.
-    pub warnings: Problems,
+    /// Whether this guardian can serve.
+    pub health: Arc<Health>,
+    /// Counts requests.
+    pub requests: Requests,
+    /// Requests a second that one client may make in the long run; 0 for any number.
+    pub requests_per_second: u32,
     /// Becomes true when the guardian ends.
     pub stopped: watch::Receiver<bool>,
 }
 
-/// Serves until `stopped` becomes true, then lets requests under way end, for a
-/// few seconds.
+/// Serves until `stopped` becomes true. Then it takes no more connections, answers
+/// those who wait with how things stand, and lets requests under way end, for a few
+/// seconds.
 pub async fn serve(setup: ApiSetup) {
     let ApiSetup {
         listener,
         pipeline,
         config,
         config_signatures,
-        me,
         instances,
         bundle_dir,
         p2p,
-        problems,
-        warnings,
+        health,
+        requests,
+        requests_per_second,
         stopped,
     } = setup;
     let description = description::federation(&config, config_signatures);
@@ -76,11 +78,15 @@ pub async fn serve(setup: ApiSetup) {
     let backend = backend::Live {
         pipeline,
         p2p,
-        me,
-        threshold: config.threshold(),
-        problems,
-        warnings,
+        health,
     };
-    let state = routes::Api::new(Arc::new(backend), description, modules, bundle_dir);
-    server::serve(listener, routes::router(state), stopped).await;
+    let state = routes::Api::new(routes::Setup {
+        backend: Arc::new(backend),
+        federation: description,
+        modules,
+        bundle_dir,
+        requests_per_second,
+        ending: stopped.clone(),
+    });
+    server::serve(listener, routes::router(state, requests), stopped).await;
 }

@@ -1,5 +1,7 @@
 //! Errors, all of one shape: RFC 9457 problems with a stable code.
 
+use std::time::Duration;
+
 use axum::{
     extract::{
         FromRequest, FromRequestParts, Path, Query, Request,
@@ -25,7 +27,7 @@ const MAX_DETAIL_CHARS: usize = 500;
 pub(super) struct Failure {
     problem: Problem,
     /// Seconds, where trying again later helps.
-    retry_after: Option<u8>,
+    retry_after: Option<u64>,
 }
 
 impl Failure {
@@ -67,8 +69,19 @@ impl Failure {
 
     /// Later it may go better.
     pub(super) fn later(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self::after(Duration::ZERO, status, code, detail)
+    }
+
+    /// After so long, a second at least, it goes better.
+    pub(super) fn after(
+        wait: Duration,
+        status: StatusCode,
+        code: &str,
+        detail: impl Into<String>,
+    ) -> Self {
+        let wait = wait + Duration::from_nanos(999_999_999);
         Self {
-            retry_after: Some(1),
+            retry_after: Some(wait.as_secs().max(1)),
             ..Self::new(status, code, detail)
         }
     }
@@ -85,7 +98,7 @@ impl IntoResponse for Failure {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -4,7 +4,7 @@
     reason = "utoipa's macro writes some that are not needed"
 )]
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -14,29 +14,36 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use modmint_core::{
-    BundleHash, Hash32, InstanceId, TxId,
+    BundleHash, Hash32, InstanceId, MAX_ITEM_BYTES, TxId,
     config::HexBytes,
     consensus::SignedHeader,
     rest::{
-        AuditResponse, ChainOutputResponse, FederationResponse, HealthResponse, ModuleResponse,
-        OutcomesRequest, OutcomesResponse, Problem, QueryRequest, QueryResponse, StatusResponse,
-        SubmitRequest, SubmitResponse, TransactionResponse,
+        AuditResponse, ChainOutputResponse, CheckResponse, FederationResponse, HealthResponse,
+        InfoResponse, Limits, ModuleResponse, OutcomesRequest, OutcomesResponse, Problem,
+        QueryRequest, QueryResponse, StatusResponse, SubmitRequest, SubmitResponse,
+        TransactionResponse,
     },
 };
 use serde::Deserialize;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 use utoipa::{
     IntoParams, IntoResponses, OpenApi, ToSchema,
-    openapi::{Content, RefOr, Response as Described, ResponseBuilder},
+    openapi::{
+        Content, Header, HeaderBuilder, ObjectBuilder, RefOr, Response as Described,
+        ResponseBuilder, schema::Type,
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     backend::Backend,
+    docs,
+    limits::{BURST_SECONDS, Rate},
     problem::{Body, Failure, PROBLEM_JSON, Parameters, Segments},
+    requests::Requests,
     server,
 };
 
@@ -56,29 +63,68 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Api(Arc<Shared>);
 
 struct Shared {
-    backend: Arc<dyn Backend>,
-    federation: FederationResponse,
-    modules: Vec<ModuleResponse>,
-    bundle_dir: PathBuf,
+    setup: Setup,
     waiting: Arc<Semaphore>,
     working: Arc<Semaphore>,
 }
 
+/// What the routes answer from.
+pub(super) struct Setup {
+    pub backend: Arc<dyn Backend>,
+    pub federation: FederationResponse,
+    pub modules: Vec<ModuleResponse>,
+    pub bundle_dir: PathBuf,
+    /// See [`Limits`].
+    pub requests_per_second: u32,
+    /// Becomes true when nobody is to wait any longer.
+    pub ending: watch::Receiver<bool>,
+}
+
+impl Deref for Shared {
+    type Target = Setup;
+    fn deref(&self) -> &Setup {
+        &self.setup
+    }
+}
+
 impl Api {
-    pub(super) fn new(
-        backend: Arc<dyn Backend>,
-        federation: FederationResponse,
-        modules: Vec<ModuleResponse>,
-        bundle_dir: PathBuf,
-    ) -> Self {
+    pub(super) fn new(setup: Setup) -> Self {
         Self(Arc::new(Shared {
-            backend,
-            federation,
-            modules,
-            bundle_dir,
+            setup,
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             working: Arc::new(Semaphore::new(MAX_WORKING)),
         }))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            requests_per_second: self.0.requests_per_second,
+            requests_at_once: self.0.requests_per_second.saturating_mul(BURST_SECONDS),
+            connections: server::MAX_CONNECTIONS_PER_ADDRESS as u32,
+            body_bytes: server::MAX_BODY_BYTES as u32,
+            transaction_bytes: MAX_ITEM_BYTES as u32,
+            wait_seconds: MAX_WAIT.as_secs() as u32,
+            waiting: MAX_WAITING as u32,
+        }
+    }
+
+    /// The answer to a question that may wait so long; at once when the guardian
+    /// ends.
+    async fn wait<T, F: Future<Output = T>>(
+        &self,
+        patience: Duration,
+        ask: impl Fn(Duration) -> F,
+    ) -> T {
+        let mut ending = self.0.ending.clone();
+        let ending = async {
+            if ending.wait_for(|ending| *ending).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            answer = ask(patience) => answer,
+            () = ending => ask(Duration::ZERO).await,
+        }
     }
 
     /// Asks the backend on a thread that may block.
@@ -106,13 +152,13 @@ impl Api {
     /// How long a request may wait, and its place among those that do.
     pub(super) fn patience(
         &self,
-        wait: u64,
+        wait: u32,
     ) -> Result<(Duration, Option<OwnedSemaphorePermit>), Failure> {
         if wait == 0 {
             return Ok((Duration::ZERO, None));
         }
         match self.0.waiting.clone().try_acquire_owned() {
-            Ok(place) => Ok((Duration::from_secs(wait).min(MAX_WAIT), Some(place))),
+            Ok(place) => Ok((Duration::from_secs(wait.into()).min(MAX_WAIT), Some(place))),
             Err(_) => Err(Failure::later(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too-many-waiting",
@@ -123,24 +169,43 @@ impl Api {
         }
     }
 
-    /// What is wrong, or that it cannot be found out.
-    async fn health(&self, question: fn(&dyn Backend) -> Vec<String>) -> Response {
+    /// What a question about this guardian's health finds, or that it cannot be
+    /// found out.
+    async fn health(&self, question: fn(&dyn Backend) -> Vec<CheckResponse>) -> Response {
         let backend = self.0.backend.clone();
         let answer = tokio::task::spawn_blocking(move || question(&*backend));
-        let problems = match timeout(HEALTH_TIMEOUT, answer).await {
-            Ok(Ok(problems)) => problems,
-            Ok(Err(panicked)) => vec![format!("the guardian cannot say how it is: {panicked}")],
-            Err(_) => vec!["the guardian is stuck".to_owned()],
+        let mut checks = match timeout(HEALTH_TIMEOUT, answer).await {
+            Ok(Ok(checks)) => checks,
+            Ok(Err(panicked)) => vec![failed(
+                "answers",
+                format!("the guardian cannot say how it is: {panicked}"),
+            )],
+            Err(_) => vec![failed("answers", "the guardian is stuck".to_owned())],
         };
-        let (code, status) = match problems.is_empty() {
-            true => (StatusCode::OK, "ok"),
-            false => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
+        if *self.0.ending.borrow() {
+            checks.push(failed("ending", "the guardian is ending".to_owned()));
+        }
+        let failed = checks.iter().filter(|check| check.required && !check.ok);
+        let problems: Vec<String> = failed.flat_map(|check| check.problems.clone()).collect();
+        let (code, status) = match checks.iter().any(|check| check.required && !check.ok) {
+            false => (StatusCode::OK, "ok"),
+            true => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
         };
         let health = HealthResponse {
             status: status.to_owned(),
             problems,
+            checks,
         };
         (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+    }
+}
+
+fn failed(name: &str, problem: String) -> CheckResponse {
+    CheckResponse {
+        name: name.to_owned(),
+        ok: false,
+        required: true,
+        problems: vec![problem],
     }
 }
 
@@ -150,15 +215,21 @@ impl Api {
         title = "Modmint guardian",
         description = "One guardian of a federated e-cash mint. Believe f + 1 equal answers of \
             different guardians about what is final, n − f about what is latest or not there. \
-            Every error is a problem (RFC 9457) with a stable `code`.",
+            Every error is a problem (RFC 9457) with a stable `code`. `x-limits` says how much \
+            one client may ask for.",
     ),
     components(schemas(Problem))
 )]
 struct Description;
 
 /// All routes, ready to be served.
-pub(super) fn router(api: Api) -> Router {
-    let (routes, description) = OpenApiRouter::with_openapi(Description::openapi())
+pub(super) fn router(api: Api, requests: Requests) -> Router {
+    let health = OpenApiRouter::new()
+        .routes(routes!(livez))
+        .routes(routes!(readyz));
+    let (health, described) = health.split_for_parts();
+    let (routes, mut description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(info))
         .routes(routes!(federation))
         .routes(routes!(status))
         .routes(routes!(modules))
@@ -172,33 +243,64 @@ pub(super) fn router(api: Api) -> Router {
         .routes(routes!(block_hash))
         .routes(routes!(chain_outputs))
         .routes(routes!(audit))
-        .routes(routes!(livez))
-        .routes(routes!(readyz))
         .routes(routes!(openapi))
+        .routes(routes!(docs))
         .split_for_parts();
-    let description = serde_json::to_vec(&description).expect("maps with texts as keys are JSON");
-    let described = routes
-        .with_state(api)
-        .layer(Extension(OpenApiJson(description.into())));
-    server::wrap(described)
+    description.merge(described);
+    let limits = api.limits();
+    let json = |value: serde_json::Result<serde_json::Value>| {
+        value.expect("maps with texts as keys are JSON")
+    };
+    let mut description = json(serde_json::to_value(&description));
+    description["x-limits"] = json(serde_json::to_value(&limits));
+    let pages = Pages {
+        docs: docs::page(&description, &limits).into(),
+        openapi: description.to_string().into(),
+    };
+    let rate = Rate::new(limits.requests_per_second);
+    server::wrap(
+        routes.with_state(api.clone()).layer(Extension(pages)),
+        health.with_state(api),
+        rate,
+        requests,
+    )
 }
 
-/// The description, as JSON.
+/// What never changes: the description as JSON, and as a page.
 #[derive(Clone)]
-struct OpenApiJson(Bytes);
+struct Pages {
+    openapi: Bytes,
+    docs: Bytes,
+}
 
-/// Problems that any route may answer with.
+/// Problems with a request's body, of whatever route.
+struct Bounds;
+
+impl IntoResponses for Bounds {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        problems(&[
+            (408, "`body-too-slow`"),
+            (413, "`body-too-large`: `x-limits` says how large it may be"),
+        ])
+    }
+}
+
+/// Problems that any route may answer with but for those of health.
 struct Common;
 
 impl IntoResponses for Common {
     fn responses() -> BTreeMap<String, RefOr<Described>> {
-        problems(&[
-            (408, "`body-too-slow`"),
-            (413, "`body-too-large`"),
+        let mut all = Bounds::responses();
+        all.extend(problems(&[
+            (
+                429,
+                "`too-many-requests`, where one can wait also `too-many-waiting`: try again after `Retry-After` seconds",
+            ),
             (500, "`internal`"),
             (503, "`overloaded`; for transactions also `busy`"),
             (504, "`timeout`"),
-        ])
+        ]));
+        all
     }
 }
 
@@ -226,15 +328,6 @@ impl IntoResponses for BadBody {
     }
 }
 
-/// Problems of routes that wait.
-struct BadWait;
-
-impl IntoResponses for BadWait {
-    fn responses() -> BTreeMap<String, RefOr<Described>> {
-        problems(&[(429, "`too-many-waiting`")])
-    }
-}
-
 fn problems(list: &[(u16, &str)]) -> BTreeMap<String, RefOr<Described>> {
     let describe = |(status, codes): &(u16, &str)| {
         let content = Content::new(Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name(
@@ -242,11 +335,32 @@ fn problems(list: &[(u16, &str)]) -> BTreeMap<String, RefOr<Described>> {
         ))));
         let response = ResponseBuilder::new()
             .description(*codes)
-            .content(PROBLEM_JSON, content)
-            .build();
-        (status.to_string(), RefOr::T(response))
+            .content(PROBLEM_JSON, content);
+        let response = match status {
+            429 | 503 | 504 => response.header("Retry-After", retry_after()),
+            _ => response,
+        };
+        (status.to_string(), RefOr::T(response.build()))
     };
     list.iter().map(describe).collect()
+}
+
+/// What runs here, and how much one client may ask of it.
+#[utoipa::path(get, path = "/v1/info", responses((status = 200, body = InfoResponse), Common))]
+async fn info(State(api): State<Api>) -> Json<InfoResponse> {
+    Json(InfoResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_hash: Hash32(modmint_runtime::runtime_hash()),
+        limits: api.limits(),
+    })
+}
+
+fn retry_after() -> Header {
+    let seconds = ObjectBuilder::new().schema_type(Type::Integer);
+    HeaderBuilder::new()
+        .schema(seconds.minimum(Some(1)))
+        .description(Some("seconds after which trying again may help"))
+        .build()
 }
 
 /// The federation's founding config and invite.
@@ -351,41 +465,42 @@ struct Wait {
     /// Seconds to wait until there is an answer that will not change; at most 60,
     /// more is taken for that.
     #[serde(default)]
-    #[param(default = 0)]
-    wait: u64,
+    #[param(default = 0, maximum = 4294967295u32)]
+    wait: u32,
 }
 
 /// Where a transaction stands; at once when that is final.
 #[utoipa::path(get, path = "/v1/transactions/{txid}",
     params(("txid" = TxId, Path), Wait),
-    responses((status = 200, body = TransactionResponse), BadAddress, BadWait, Common))]
+    responses((status = 200, body = TransactionResponse), BadAddress, Common))]
 async fn transaction(
     State(api): State<Api>,
     Segments(txid): Segments<TxId>,
     Parameters(Wait { wait }): Parameters<Wait>,
 ) -> Result<Json<TransactionResponse>, Failure> {
-    let (wait, _place) = api.patience(wait)?;
-    Ok(Json(api.0.backend.transaction(&txid, wait).await))
+    let (patience, _place) = api.patience(wait)?;
+    let backend = &api.0.backend;
+    let transaction = api.wait(patience, |wait| backend.transaction(&txid, wait));
+    Ok(Json(transaction.await))
 }
 
 /// This guardian's contributions to outputs' outcomes.
 #[utoipa::path(post, path = "/v1/modules/{instance}/outcomes", request_body = OutcomesRequest,
-    params(("instance" = InstanceId, Path)),
+    params(("instance" = u16, Path, maximum = 65535)),
     responses(
         (status = 200, body = OutcomesResponse),
         (status = 404, description = "`unknown-instance`", body = Problem, content_type = "application/problem+json"),
-        BadBody, BadWait, Common
+        BadBody, Common
     ))]
 async fn outcomes(
     State(api): State<Api>,
     Segments(instance): Segments<InstanceId>,
     Body(request): Body<OutcomesRequest>,
 ) -> Result<Json<OutcomesResponse>, Failure> {
-    let (wait, _place) = api.patience(request.wait)?;
+    let (patience, _place) = api.patience(request.wait)?;
     let backend = &api.0.backend;
-    let outcomes = backend
-        .outcomes(instance, &request.out_points, wait)
-        .await?;
+    let ask = |wait| backend.outcomes(instance, &request.out_points, wait);
+    let outcomes = api.wait(patience, ask).await?;
     Ok(Json(OutcomesResponse {
         outcomes: outcomes.into_iter().map(|o| o.map(HexBytes)).collect(),
     }))
@@ -393,21 +508,21 @@ async fn outcomes(
 
 /// A module's answer to a query of its own; `/v1/modules` lists them.
 #[utoipa::path(post, path = "/v1/modules/{instance}/queries/{name}", request_body = QueryRequest,
-    params(("instance" = InstanceId, Path), ("name" = String, Path)),
+    params(("instance" = u16, Path, maximum = 65535), ("name" = String, Path)),
     responses(
         (status = 200, body = QueryResponse),
         (status = 404, description = "`unknown-instance`, `unknown-query`", body = Problem, content_type = "application/problem+json"),
-        BadBody, BadWait, Common
+        BadBody, Common
     ))]
 async fn query(
     State(api): State<Api>,
     Segments((instance, name)): Segments<(InstanceId, String)>,
     Body(request): Body<QueryRequest>,
 ) -> Result<Json<QueryResponse>, Failure> {
-    let (wait, _place) = api.patience(request.wait)?;
+    let (patience, _place) = api.patience(request.wait)?;
     let backend = &api.0.backend;
-    let answer = backend.query(instance, &name, &request.arguments, wait);
-    Ok(Json(answer.await?))
+    let ask = |wait| backend.query(instance, &name, &request.arguments, wait);
+    Ok(Json(api.wait(patience, ask).await?))
 }
 
 /// The latest session that n − f guardians have signed.
@@ -429,7 +544,7 @@ async fn latest_session(State(api): State<Api>) -> Result<Json<SignedHeader>, Fa
 
 /// A session that n − f guardians have signed.
 #[utoipa::path(get, path = "/v1/sessions/{index}",
-    params(("index" = u64, Path)),
+    params(("index" = u64, Path, maximum = 18446744073709551615u64)),
     responses(
         (status = 200, body = SignedHeader),
         (status = 404, description = "`unknown-session`", body = Problem, content_type = "application/problem+json"),
@@ -452,7 +567,7 @@ async fn session(
 
 /// The agreed block's hash at a height, in internal byte order.
 #[utoipa::path(get, path = "/v1/block-hashes/{height}",
-    params(("height" = u32, Path)),
+    params(("height" = u32, Path, maximum = 4294967295u32)),
     responses(
         (status = 200, body = Hash32),
         (status = 404, description = "`unknown-block`", body = Problem, content_type = "application/problem+json"),
@@ -537,7 +652,7 @@ async fn audit(State(api): State<Api>) -> Result<Json<AuditResponse>, Failure> {
 /// Whether the guardian is not stuck: it can say where it stands. If not, restart
 /// it.
 #[utoipa::path(get, path = "/livez",
-    responses((status = 200, body = HealthResponse), (status = 503, body = HealthResponse)))]
+    responses((status = 200, body = HealthResponse), (status = 503, body = HealthResponse), Bounds))]
 async fn livez(State(api): State<Api>) -> Response {
     let question = |backend: &dyn Backend| {
         let _ = backend.status();
@@ -549,14 +664,28 @@ async fn livez(State(api): State<Api>) -> Response {
 /// Whether the guardian can serve: it takes part in consensus and reaches enough
 /// others.
 #[utoipa::path(get, path = "/readyz",
-    responses((status = 200, body = HealthResponse), (status = 503, body = HealthResponse)))]
+    responses((status = 200, body = HealthResponse), (status = 503, body = HealthResponse), Bounds))]
 async fn readyz(State(api): State<Api>) -> Response {
-    api.health(|backend| backend.unready()).await
+    api.health(|backend| backend.checks()).await
 }
 
 /// This description.
 #[utoipa::path(get, path = "/openapi.json",
     responses((status = 200, content_type = "application/json", body = Object), Common))]
-async fn openapi(Extension(OpenApiJson(description)): Extension<OpenApiJson>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], description).into_response()
+async fn openapi(Extension(pages): Extension<Pages>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], pages.openapi).into_response()
+}
+
+/// This description, for people.
+#[utoipa::path(get, path = "/docs",
+    responses((status = 200, content_type = "text/html", body = String), Common))]
+async fn docs(Extension(pages): Extension<Pages>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            docs::CONTENT_SECURITY_POLICY,
+        ),
+    ];
+    (headers, pages.docs).into_response()
 }

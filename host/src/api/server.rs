@@ -12,9 +12,9 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::Request,
+    extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
@@ -31,18 +31,23 @@ use tokio::{
     time::{sleep, timeout, timeout_at},
 };
 use tower_http::{
+    add_extension::AddExtension,
     catch_panic::CatchPanicLayer,
     cors::{Any as AnyOrigin, CorsLayer},
 };
 use tracing::Instrument;
 
-use super::problem::Failure;
+use super::{
+    limits::{Address, Rate, bound_rate},
+    problem::Failure,
+    requests::Requests,
+};
 
 /// Connections at a time; who comes later waits in the system's queue.
 const MAX_CONNECTIONS: usize = 1024;
 /// Connections at a time from one address. This machine is exempt: a reverse
 /// proxy speaks for many.
-const MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
+pub(super) const MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head, and of what is buffered of a connection.
@@ -98,7 +103,7 @@ pub(super) async fn serve(
         };
         connections.spawn(connection(
             stream,
-            router.clone(),
+            AddExtension::new(router.clone(), Address(address)),
             stopped.clone(),
             (permit, place),
         ));
@@ -112,7 +117,7 @@ pub(super) async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    router: Router,
+    router: AddExtension<Router, Address>,
     mut stopped: watch::Receiver<bool>,
     _place: (OwnedSemaphorePermit, Place),
 ) {
@@ -172,8 +177,9 @@ impl Drop for Place {
     }
 }
 
-/// Puts around the routes what every request meets, from the inside out.
-pub(super) fn wrap(routes: Router) -> Router {
+/// Puts around the routes what every request meets, from the inside out. Those of
+/// `health` are asked however much else is.
+pub(super) fn wrap(routes: Router, health: Router, rate: Rate, requests: Requests) -> Router {
     let anybody = CorsLayer::new()
         .allow_origin(AnyOrigin)
         .allow_methods([Method::GET, Method::POST])
@@ -182,11 +188,13 @@ pub(super) fn wrap(routes: Router) -> Router {
     routes
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(rate, bound_rate))
+        .merge(health.method_not_allowed_fallback(wrong_method))
         .layer(from_fn(bound_body))
         .layer(from_fn(bound_time))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(anybody)
-        .layer(from_fn(observe))
+        .layer(from_fn_with_state(requests, observe))
 }
 
 async fn unknown_route(request: Request) -> Failure {
@@ -274,27 +282,40 @@ async fn bound_time(request: Request, next: Next) -> Result<Response, Failure> {
 }
 
 /// Gives the request an id, the client's own if it has one, which stands in the
-/// answer's head and in the log.
-async fn observe(request: Request, next: Next) -> Response {
+/// answer's head and in every line that is logged on its behalf; counts it.
+async fn observe(State(requests): State<Requests>, request: Request, next: Next) -> Response {
     let id = request
         .headers()
         .get(REQUEST_ID)
         .filter(|id| is_harmless(id.as_bytes()))
         .cloned()
         .unwrap_or_else(new_request_id);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("unknown", MatchedPath::as_str);
     let span = tracing::info_span!(
         "http",
         id = id.to_str().unwrap_or_default(),
-        method = %request.method(),
+        %method,
         path = request.uri().path(),
     );
     let begun = Instant::now();
+    let under_way = requests.begin();
     let mut response = next.run(request).instrument(span.clone()).await;
-    span.in_scope(|| {
-        tracing::debug!(status = response.status().as_u16(), took = ?begun.elapsed());
-    });
+    drop(under_way);
+    let (status, took) = (response.status(), begun.elapsed());
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), ?took, "answered"));
+    requests.answered(method_label(&method), route, status, took);
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// Clients may make methods up.
+fn method_label(method: &Method) -> &str {
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::OPTIONS => method.as_str(),
+        _ => "other",
+    }
 }
 
 fn is_harmless(id: &[u8]) -> bool {

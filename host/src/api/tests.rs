@@ -8,17 +8,19 @@ use modmint_core::{
     config::HexBytes,
     consensus::{SessionHeader, SignedHeader, TransactionStatus},
     rest::{
-        AuditResponse, ChainOutputResponse, FederationResponse, HealthResponse, ModuleResponse,
-        Problem, QueryResponse, StatusResponse, SubmitResponse, TransactionResponse,
+        AuditResponse, ChainOutputResponse, CheckResponse, FederationResponse, HealthResponse,
+        InfoResponse, ModuleResponse, Problem, QueryResponse, StatusResponse, SubmitResponse,
+        TransactionResponse,
     },
 };
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 
@@ -28,12 +30,16 @@ use crate::pipeline::{QueryError, SubmitError};
 /// A guardian that is told what to answer.
 #[derive(Default)]
 struct FakeBackend {
-    unready: Mutex<Vec<String>>,
+    checks: Mutex<Vec<CheckResponse>>,
     /// How long the last question could wait.
     waited: Mutex<Option<Duration>>,
+    /// Notified by questions about [`UNDECIDED`].
+    asked: Notify,
 }
 
 const TXID: TxId = TxId([1; 32]);
+/// Never decided.
+const UNDECIDED: TxId = TxId([2; 32]);
 const BUNDLE: &[u8] = b"\0asm, a bundle";
 
 #[async_trait]
@@ -57,6 +63,10 @@ impl Backend for FakeBackend {
 
     async fn transaction(&self, txid: &TxId, wait: Duration) -> TransactionResponse {
         *self.waited.lock() = Some(wait);
+        if *txid == UNDECIDED {
+            self.asked.notify_one();
+            tokio::time::sleep(wait).await;
+        }
         TransactionResponse {
             txid: *txid,
             status: TransactionStatus::Unknown,
@@ -117,8 +127,8 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn unready(&self) -> Vec<String> {
-        self.unready.lock().clone()
+    fn checks(&self) -> Vec<CheckResponse> {
+        self.checks.lock().clone()
     }
 
     fn audit(&self) -> Result<AuditResponse, QueryError> {
@@ -176,10 +186,16 @@ struct Server {
     client: Client,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    metrics: SocketAddr,
     _bundles: tempfile::TempDir,
 }
 
-fn api(backend: Arc<FakeBackend>, bundles: PathBuf) -> Api {
+fn api(
+    backend: Arc<FakeBackend>,
+    bundle_dir: PathBuf,
+    requests_per_second: u32,
+    ending: watch::Receiver<bool>,
+) -> Api {
     let federation = FederationResponse {
         id: modmint_core::FederationId([2; 32]),
         name: "test".to_owned(),
@@ -200,7 +216,14 @@ fn api(backend: Arc<FakeBackend>, bundles: PathBuf) -> Api {
         capabilities: Vec::new(),
         queries: Vec::new(),
     };
-    Api::new(backend, federation, vec![module(0), module(1)], bundles)
+    Api::new(routes::Setup {
+        backend,
+        federation,
+        modules: vec![module(0), module(1)],
+        bundle_dir,
+        requests_per_second,
+        ending,
+    })
 }
 
 fn bundle_hash() -> BundleHash {
@@ -209,6 +232,11 @@ fn bundle_hash() -> BundleHash {
 
 impl Server {
     async fn start() -> Self {
+        Self::with_limit(100).await
+    }
+
+    /// Lets each client ask so often a second.
+    async fn with_limit(requests_per_second: u32) -> Self {
         let bundles = tempfile::tempdir().unwrap();
         let bundle = bundles.path().join(format!("{}.wasm", bundle_hash()));
         std::fs::write(bundle, BUNDLE).unwrap();
@@ -216,9 +244,20 @@ impl Server {
         let backend = Arc::new(FakeBackend::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = routes::router(api(backend.clone(), bundles.path().to_owned()));
         let (stop, stopped) = watch::channel(false);
+        let api = api(
+            backend.clone(),
+            bundles.path().to_owned(),
+            requests_per_second,
+            stopped.clone(),
+        );
+        let mut registry = Registry::with_prefix("modmint");
+        let router = routes::router(api, Requests::new(&mut registry));
+        let for_metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let metrics = for_metrics.local_addr().unwrap();
+        tokio::spawn(serve_metrics(for_metrics, registry, stopped.clone()));
         Self {
+            metrics,
             backend,
             address,
             client: Client::builder().no_proxy().build().unwrap(),
@@ -276,7 +315,7 @@ impl Server {
                 ));
             }
         }
-        assert_eq!(found.len(), 16, "{found:?}");
+        assert_eq!(found.len(), 18, "{found:?}");
         found
     }
 }
@@ -515,7 +554,7 @@ async fn a_panic_is_a_problem_of_that_request_alone_and_tells_no_secrets() {
 #[tokio::test]
 async fn waits_are_capped() {
     let server = Server::start().await;
-    for (given, expected) in [("0", 0), ("5", 5), ("18446744073709551615", 60)] {
+    for (given, expected) in [("0", 0), ("5", 5), ("4294967295", 60)] {
         let path = format!("/v1/transactions/{TXID}?wait={given}");
         assert_eq!(server.get(&path).await.status(), StatusCode::OK);
         let waited = *server.backend.waited.lock();
@@ -529,7 +568,8 @@ async fn waits_are_capped() {
 
 #[tokio::test]
 async fn no_more_than_so_many_wait_at_a_time() {
-    let api = api(Arc::default(), PathBuf::new());
+    let (_stop, stopped) = watch::channel(false);
+    let api = api(Arc::default(), PathBuf::new(), 0, stopped);
     let mut places = Vec::new();
     let refused = loop {
         match api.patience(1) {
@@ -570,11 +610,26 @@ async fn a_bundle_is_served_once_and_for_ever() {
 }
 
 #[tokio::test]
-async fn readiness_says_why_not() {
+async fn readiness_names_its_checks_and_says_why_not() {
     let server = Server::start().await;
+    let check = |name: &str, required, problem: Option<&str>| CheckResponse {
+        name: name.to_owned(),
+        ok: problem.is_none(),
+        required,
+        problems: problem.into_iter().map(str::to_owned).collect(),
+    };
+    let checks = [
+        check("peers", true, None),
+        check("bitcoind", false, Some("away")),
+    ];
+    *server.backend.checks.lock() = checks.to_vec();
     let ready = server.get("/readyz").await;
     assert_eq!(ready.status(), StatusCode::OK);
-    *server.backend.unready.lock() = vec!["alone".to_owned()];
+    let health: HealthResponse = ready.json().await.unwrap();
+    assert_eq!((health.status.as_str(), health.problems.len()), ("ok", 0));
+    assert_eq!(health.checks, checks);
+
+    *server.backend.checks.lock() = vec![check("peers", true, Some("alone"))];
     let unready = server.get("/readyz").await;
     assert_eq!(unready.status(), StatusCode::SERVICE_UNAVAILABLE);
     let health: HealthResponse = unready.json().await.unwrap();
@@ -584,6 +639,160 @@ async fn readiness_says_why_not() {
     );
     // It lives, all the same.
     assert_eq!(server.get("/livez").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_asks_too_fast_is_told_to_wait_and_nobody_else_is() {
+    let server = Server::with_limit(1).await;
+    let info: InfoResponse = server.get("/v1/info").await.json().await.unwrap();
+    assert_eq!(info.limits.requests_per_second, 1);
+    let ask = async |client: &str, path: &str| {
+        let request = server.request(Method::GET, path);
+        let request = request.header("x-forwarded-for", client);
+        request.send().await.unwrap()
+    };
+    for _ in 0..info.limits.requests_at_once {
+        let answer = ask("192.0.2.1", "/v1/federation").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    // A machine may be slow enough for one or two more.
+    let refused = loop {
+        let answer = ask("192.0.2.1", "/v1/federation").await;
+        if answer.status() != StatusCode::OK {
+            break answer;
+        }
+    };
+    let wait = refused.headers()["retry-after"].to_str().unwrap();
+    assert_eq!(wait, "1");
+    assert!(refused.headers().contains_key("x-request-id"));
+    let expected = (429, "too-many-requests".to_owned());
+    assert_eq!(code(refused).await, expected);
+    for (client, path) in [
+        ("192.0.2.1", "/livez"),
+        ("192.0.2.1", "/readyz"),
+        ("192.0.2.2", "/v1/federation"),
+    ] {
+        assert_eq!(ask(client, path).await.status(), StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_limits_that_are_announced_are_those_that_hold() {
+    let server = Server::start().await;
+    let info: Value = server.get("/v1/info").await.json().await.unwrap();
+    let description: Value = server.get("/openapi.json").await.json().await.unwrap();
+    assert_eq!(description["x-limits"], info["limits"]);
+    let most = info["limits"]["body_bytes"].as_u64().unwrap() as usize;
+    for (length, status) in [(most, 400), (most + 1, 413)] {
+        let request = server.request(Method::POST, "/v1/transactions");
+        let request = request.header("content-type", "application/json");
+        let answer = request.body(vec![b'['; length]).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn the_page_for_people_shows_every_route_and_runs_nothing() {
+    let server = Server::start().await;
+    let answer = server.get("/docs").await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let policy = &answer.headers()["content-security-policy"];
+    assert!(policy.to_str().unwrap().starts_with("default-src 'none'"));
+    let page = answer.text().await.unwrap();
+    for (method, path, statuses) in server.operations().await {
+        let heading = format!("<h3><code>{method} {path}</code></h3>");
+        let section = page.split(&heading).nth(1).expect(&heading);
+        let section = section.split("</section>").next().unwrap();
+        for status in statuses {
+            assert!(section.contains(&format!("<td>{status}</td>")), "{path}");
+        }
+    }
+    // Every link within the page leads somewhere, and none leads elsewhere.
+    for link in page.split("href=\"").skip(1) {
+        let target = link.split('"').next().unwrap();
+        match target.strip_prefix('#') {
+            Some(id) => assert!(page.contains(&format!("id=\"{id}\"")), "{target}"),
+            None => assert_eq!(target, "/openapi.json"),
+        }
+    }
+    assert!(!page.contains("<script") && !page.contains("src="));
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_and_status_on_a_listener_of_their_own() {
+    let server = Server::start().await;
+    for _ in 0..3 {
+        server.get("/livez").await;
+    }
+    server.get(&format!("/v1/bundles/{}", "f".repeat(64))).await;
+    server.get("/nowhere").await;
+    let made_up = Method::from_bytes(b"MADEUP").unwrap();
+    server.request(made_up, "/livez").send().await.unwrap();
+
+    let url = format!("http://{}/metrics", server.metrics);
+    let answer = server.client.get(url).send().await.unwrap();
+    let kind = answer.headers()["content-type"].to_str().unwrap();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    let text = answer.text().await.unwrap();
+    for (method, route, status, count) in [
+        ("GET", "/livez", 200, 3),
+        ("GET", "/v1/bundles/{hash}", 404, 1),
+        ("GET", "unknown", 404, 1),
+        ("other", "/livez", 405, 1),
+    ] {
+        let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
+        let line = format!("modmint_http_requests_total{{{labels}}} {count}\n");
+        assert!(text.contains(&line), "{line} in {text}");
+    }
+    let line = "modmint_http_request_seconds_count{route=\"/livez\"} 4\n";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("modmint_http_requests_under_way 0\n"));
+    // The API itself does not show them.
+    let elsewhere = server.get("/metrics").await;
+    assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn every_line_of_a_request_bears_its_id() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let logs = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logs = tracing::subscriber::set_default(logs);
+    let server = Server::start().await;
+    for id in ["first-1", "second-2"] {
+        let request = server.request(Method::POST, "/v1/modules/0/queries/fail");
+        let request = request.header("x-request-id", id).json(&json!({}));
+        request.send().await.unwrap();
+    }
+    let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+    let logged: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for id in ["first-1", "second-2"] {
+        let of_request = logged.iter().filter(|line| line["span"]["id"] == id);
+        let messages: Vec<_> = of_request.map(|line| &line["fields"]["message"]).collect();
+        assert_eq!(messages.len(), 2, "{text}");
+        assert!(messages[0].as_str().unwrap().contains("secret of the disk"));
+        assert_eq!(messages[1], "answered");
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock(), bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]
@@ -626,6 +835,24 @@ async fn serving_ends_when_it_is_told_to_though_connections_are_open() {
     let _idle = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(server.get("/livez").await.status(), StatusCode::OK);
     server.stop.send(true).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), server.serving).await;
+    ended.expect("it ends").unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn who_waits_when_the_guardian_ends_is_answered() {
+    let server = Server::start().await;
+    let path = format!("/v1/transactions/{UNDECIDED}?wait=60");
+    let waiting = tokio::spawn(server.request(Method::GET, &path).send());
+    server.backend.asked.notified().await;
+    server.stop.send(true).unwrap();
+    // Sooner than the connection would be broken off.
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let status: Value = answer.json().await.unwrap();
+    assert_eq!(status["status"], "unknown");
+    assert_eq!(*server.backend.waited.lock(), Some(Duration::ZERO));
     let ended = tokio::time::timeout(Duration::from_secs(10), server.serving).await;
     ended.expect("it ends").unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -16,6 +17,9 @@ use modmint_host::{
     pipeline::SkipList,
 };
 use zeroize::Zeroizing;
+
+/// How long threads have that are busy when all else has ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A guardian of a Modmint federation.
 #[derive(Parser)]
@@ -119,8 +123,15 @@ struct RunArgs {
     /// A file whose first line is the RPC user's password.
     #[arg(long, env = "MODMINTD_BITCOIND_PASSWORD_FILE")]
     bitcoind_password_file: Option<PathBuf>,
+    /// Where Prometheus reads metrics, for example 127.0.0.1:9174; nowhere without it.
+    #[arg(long, env = "MODMINTD_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
+    /// Requests a second that one client of the REST API may make in the long run, ten
+    /// times as many at once; 0 for any number.
+    #[arg(long, env = "MODMINTD_REQUESTS_PER_SECOND", default_value_t = 100)]
+    requests_per_second: u32,
     /// Log lines as JSON.
-    #[arg(long)]
+    #[arg(long, env = "MODMINTD_LOG_JSON")]
     log_json: bool,
 }
 
@@ -226,12 +237,17 @@ fn serve(args: RunArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(guardian::run(RunSetup {
+    let outcome = runtime.block_on(guardian::run(RunSetup {
         data_dir: DataDir::new(args.data_dir.data_dir),
         password,
         bitcoind_url: args.bitcoind_url,
         bitcoind_auth: auth,
-    }))
+        metrics_listen: args.metrics_listen,
+        requests_per_second: args.requests_per_second,
+    }));
+    // What still blocks reads for nobody.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    outcome
 }
 
 fn init_logs(json: bool) {

@@ -25,10 +25,14 @@ use super::{
 /// The pause before a log that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The last epoch that came of the log, if any, or what is still to be read.
+type Replay = Result<Option<(u64, u32)>, String>;
+
 /// Orders what one guardian has to say.
 pub(super) struct Sequencer {
     log: LogId,
     session: watch::Sender<u64>,
+    replay: Arc<Mutex<Replay>>,
     problem: Arc<Mutex<Option<String>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -47,9 +51,12 @@ impl Sequencer {
         }
         let session = watch::Sender::new(log.session);
         let problem = Arc::default();
+        let unread = format!("session {}: the log is still to be read", log.session);
+        let replay = Arc::new(Mutex::new(Err(unread)));
         let worker = Worker {
             log: log.clone(),
             session: session.subscribe(),
+            replay: Arc::clone(&replay),
             problem: Arc::clone(&problem),
             payloads,
             epochs,
@@ -57,6 +64,7 @@ impl Sequencer {
         Self {
             log,
             session,
+            replay,
             problem,
             task: Mutex::new(Some(tokio::spawn(worker.run()))),
         }
@@ -76,6 +84,11 @@ impl Sequencer {
         if session < *self.session.borrow() {
             self.log.of(session).delete();
         }
+    }
+
+    /// See [`super::Ordering::replay`].
+    pub fn replay(&self) -> Replay {
+        self.replay.lock().clone()
     }
 
     pub fn problems(&self) -> Vec<String> {
@@ -104,6 +117,7 @@ impl Drop for Sequencer {
 struct Worker {
     log: LogId,
     session: watch::Receiver<u64>,
+    replay: Arc<Mutex<Replay>>,
     problem: Arc<Mutex<Option<String>>>,
     payloads: Arc<dyn PayloadSource>,
     epochs: mpsc::Sender<Epoch>,
@@ -139,6 +153,7 @@ impl Worker {
             self.hand_out(session, index, unit).await;
             index += 1;
         }
+        *self.replay.lock() = Ok(index.checked_sub(1).map(|last: u32| (session, last)));
         loop {
             let payload = self.next_payload(session).await;
             let unit = self.unit(session, index, payload)?;

@@ -50,6 +50,9 @@ const START_INTERVAL: Duration = Duration::from_millis(100);
 /// which it is said that our units no longer appear.
 const MUTED_ROUNDS: u16 = 20;
 const MUTED_AFTER: Duration = Duration::from_secs(10);
+/// AlephBFT orders a unit at once when it has been read back from the log, but does
+/// not say so.
+const ORDERED_AFTER: Duration = Duration::from_millis(50);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RESTART: Duration = Duration::from_millis(500);
 const LAST_RESTART: Duration = Duration::from_secs(60);
@@ -103,6 +106,8 @@ struct Delivery {
     mode: Mode,
     /// Kept while the instance is parked.
     held: Vec<Epoch>,
+    /// The last epoch that came of the log.
+    replayed: Option<(u64, u32)>,
 }
 
 /// What is known of the session's units.
@@ -117,6 +122,13 @@ struct Units {
     starts: HashMap<PeerId, (u64, Instant)>,
     /// Whether this instance follows without making units.
     observing: bool,
+    /// How many of the units in the log at the start have not been read back yet,
+    /// and when the last one was.
+    unread: usize,
+    last_read: Instant,
+    /// Whether AlephBFT has asked for a unit's payload: it knows its own newest unit
+    /// from n − f guardians then.
+    asked: bool,
 }
 
 impl Instance {
@@ -176,6 +188,25 @@ impl Instance {
     /// Whether there are units whose payloads are undecided.
     pub fn has_undecided(&self) -> bool {
         self.shared.units.lock().has_undecided(self.shared.me())
+    }
+
+    /// See [`super::Ordering::replay`].
+    pub fn replay(&self) -> Result<Option<(u64, u32)>, String> {
+        let session = self.shared.session;
+        let units = self.shared.units.lock();
+        if units.unread > 0 {
+            let unread = units.unread;
+            return Err(format!(
+                "session {session}: {unread} units of the log are still to be read"
+            ));
+        }
+        if units.is_replaying() {
+            return Err(format!(
+                "session {session}: not enough guardians have said yet what they know of this one's units"
+            ));
+        }
+        drop(units);
+        Ok(self.shared.delivery.lock().replayed)
     }
 
     /// How long ago the last unit of anybody came.
@@ -346,6 +377,7 @@ impl Shared {
             delivery: Mutex::new(Delivery {
                 mode,
                 held: Vec::new(),
+                replayed: None,
             }),
             units: Mutex::new(Units {
                 tops: HashMap::new(),
@@ -354,6 +386,9 @@ impl Shared {
                 own_progress: now,
                 starts: HashMap::new(),
                 observing: context.observes(session),
+                unread: 0,
+                last_read: now,
+                asked: false,
             }),
             catch_up: Mutex::default(),
             reader: Mutex::new(None),
@@ -383,6 +418,12 @@ impl Shared {
         });
         let (remembered, writer) = opened.await.map_err(io::Error::other)??;
         *self.reader.lock() = Some(writer.reader());
+        {
+            let mut units = self.units.lock();
+            units.unread = remembered.count;
+            units.last_read = Instant::now();
+            units.asked = false;
+        }
 
         let (incoming, receiver) = mpsc::channel(INCOMING_CAPACITY);
         *self.incoming.lock() = Some(incoming);
@@ -533,6 +574,10 @@ impl Shared {
         let mut units = self.units.lock();
         let now = Instant::now();
         units.progress = now;
+        if units.unread > 0 {
+            units.unread -= 1;
+            units.last_read = now;
+        }
         if creator == self.me() {
             units.own_progress = now;
         }
@@ -662,6 +707,12 @@ impl Shared {
 }
 
 impl Units {
+    /// Whether epochs may still come of the log.
+    fn is_replaying(&self) -> bool {
+        let asked = self.asked || self.observing;
+        self.unread > 0 || !asked || self.last_read.elapsed() < ORDERED_AFTER
+    }
+
     fn has_undecided(&mut self, me: u64) -> bool {
         let own = self.tops.get(&me).map_or(0, |(round, _)| *round);
         while let Some(first) = self.undecided.first()
@@ -687,6 +738,7 @@ impl DataProvider for Payloads {
 
     async fn get_data(&mut self) -> Option<Payload> {
         let shared = &self.0;
+        shared.units.lock().asked = true;
         if !shared.may_make_another() {
             return std::future::pending().await;
         }
@@ -721,6 +773,7 @@ impl UnitFinalizationHandler for Batches {
                 creator: unit.creator.0 as u64,
             });
         }
+        let replaying = units.is_replaying();
         drop(units);
         let epoch = Epoch {
             session: self.shared.session,
@@ -729,6 +782,9 @@ impl UnitFinalizationHandler for Batches {
         };
         self.next += 1;
         let mut delivery = self.shared.delivery.lock();
+        if replaying {
+            delivery.replayed = Some((epoch.session, epoch.index));
+        }
         match delivery.mode {
             Mode::Parked => delivery.held.push(epoch),
             Mode::Running => self.shared.context.deliver(epoch),

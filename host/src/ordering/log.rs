@@ -134,6 +134,8 @@ fn suffix(tag: &FederationId) -> String {
 pub(super) struct Remembered {
     /// Units as AlephBFT wrote them, one behind the other.
     pub units: Vec<u8>,
+    /// How many they are.
+    pub count: usize,
     /// The highest round of an own unit.
     pub own_top: Option<u16>,
 }
@@ -185,6 +187,7 @@ impl LogId {
     fn parse(&self, bytes: &[u8]) -> io::Result<Remembered> {
         let mut remembered = Remembered {
             units: Vec::new(),
+            count: 0,
             own_top: None,
         };
         let Some((header, mut rest)) = bytes.split_at_checked(HEADER_BYTES) else {
@@ -206,6 +209,7 @@ impl LogId {
                 remembered.own_top = remembered.own_top.max(Some(unit.coord.round));
             }
             remembered.units.extend_from_slice(record);
+            remembered.count += 1;
             rest = behind;
         }
         if !rest.is_empty() {

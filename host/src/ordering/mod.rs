@@ -309,6 +309,33 @@ impl Ordering {
         }
     }
 
+    /// The last epoch that came of the unit log, if any, once the current session's
+    /// instance has read all of it and makes units.
+    ///
+    /// # Errors
+    /// What it still waits for.
+    pub fn replay(&self) -> Result<Option<(u64, u32)>, String> {
+        match &self.0 {
+            Order::Together(together) => {
+                let sessions = together.sessions.lock();
+                match sessions.instances.get(&sessions.current) {
+                    Some(instance) => instance.replay(),
+                    None => Err("no session runs".to_owned()),
+                }
+            }
+            Order::Alone(sequencer) => sequencer.replay(),
+        }
+    }
+
+    /// How many epochs wait to be processed, beyond those in the channel.
+    pub fn backlog(&self) -> usize {
+        match &self.0 {
+            Order::Together(together) => together.context.backlog.load(Memory::Relaxed),
+            // It makes none before the one in the channel is taken.
+            Order::Alone(_) => 0,
+        }
+    }
+
     /// Stops all instances.
     pub async fn shutdown(&self) {
         match &self.0 {

@@ -872,6 +872,12 @@ impl Hostile {
         hostile
     }
 
+    fn send(&self, to: u16, bytes: Vec<u8>) {
+        let _entered = self.runtime.enter();
+        let message = PeerMessage::Aleph { session: 1, bytes };
+        self.p2p.send(PeerId(to), message);
+    }
+
     fn broadcast(&self, bytes: Vec<u8>) {
         let _entered = self.runtime.enter();
         self.p2p
@@ -998,6 +1004,58 @@ fn messages_that_would_stop_all_guardians_are_dropped_and_they_live() {
     }
     assert_equal_epochs(&all);
     assert_healthy(&all);
+}
+
+#[test]
+fn a_fork_and_a_restart_in_one_session_leave_the_honest_guardians_of_one_mind() {
+    let federation = Federation::new(limits(80));
+    let mut guardians: Vec<Guardian> = (0..3).map(|me| federation.start(me)).collect();
+    let hostile = Hostile::start(&federation, 3);
+    // Two of them see another first unit than the third.
+    let keychain = federation.keychain(3, 1);
+    let fork = [1, 2].map(|fill| {
+        let unit = unit(&keychain, 0, Some(vec![fill]), 0);
+        Message::Units(UnitMessage::Unit(unit)).encode()
+    });
+    for to in 0..3 {
+        hostile.send(to, fork[usize::from(to == 2)].clone());
+    }
+    let mut number = 0;
+    let mut load = |guardians: &[Guardian], items: usize| {
+        for _ in 0..items {
+            let item = format!("item {number}").into_bytes();
+            guardians[number % guardians.len()].items.push(&item);
+            wait_final(&guardians.iter().collect::<Vec<_>>(), &item);
+            number += 1;
+        }
+    };
+    load(&guardians, 5);
+    for to in 0..3 {
+        fork.iter().for_each(|unit| hostile.send(to, unit.clone()));
+    }
+    load(&guardians, 5);
+    let mut histories: Vec<History> = (0..3).map(|_| History::default()).collect();
+    for victim in [0, 2] {
+        let dead = guardians.remove(victim);
+        let (session, epochs) = (dead.session(), dead.epochs.clone());
+        dead.kill();
+        histories[victim].add(&epochs);
+        guardians.insert(victim, Guardian::start(&federation, victim, session));
+        load(&guardians, 5);
+    }
+    while guardians.iter().any(|guardian| guardian.session() < 2) {
+        load(&guardians, 1);
+    }
+    load(&guardians, 5);
+    for (history, guardian) in histories.iter_mut().zip(&guardians) {
+        history.add(&guardian.epochs);
+    }
+    for history in &histories {
+        for (place, epoch) in &history.0 {
+            let same = |other: &History| other.0.get(place).is_none_or(|known| known == epoch);
+            assert!(histories.iter().all(same), "{place:?}");
+        }
+    }
 }
 
 #[test]

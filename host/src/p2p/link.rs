@@ -245,6 +245,7 @@ async fn read_all(
     let mut pace = frame::Pace::new();
     loop {
         let body = frame::read(reader, frame::MAX_FRAME_BYTES).await?;
+        peer.received.inc_by(4 + body.len() as u64);
         pace.admit(body.len()).await?;
         let message = frame::decode(&body)?;
         deliver(inner, peer, message).await;
@@ -297,6 +298,7 @@ async fn write_all(
         })?;
         for part in batch.iter().flat_map(|frame| frame.chunks(1 << 20)) {
             in_time(writer.write_all(part)).await?;
+            peer.sent.inc_by(part.len() as u64);
         }
         in_time(writer.flush()).await?;
     }

@@ -24,6 +24,7 @@ use std::{
 
 use modmint_core::{PeerId, config::PeerConfig, rest::PeerStatus};
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -93,6 +94,20 @@ pub struct P2p {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What goes between this guardian and another, in bytes of frames; TLS adds about
+/// 22 for every 16 KiB or flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// The other one.
+    pub peer: PeerId,
+    /// To it.
+    pub sent: u64,
+    /// From it.
+    pub received: u64,
+    /// Waits to be sent.
+    pub queued: usize,
+}
+
 /// How many messages wait for each reader.
 const CHANNEL_CAPACITY: usize = 4096;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -123,6 +138,8 @@ struct Peer {
     address: String,
     certificate: CertificateDer<'static>,
     queue: queue::Queue,
+    sent: Counter,
+    received: Counter,
     state: Mutex<PeerState>,
 }
 
@@ -258,6 +275,18 @@ impl P2p {
         }
     }
 
+    /// What has gone to and come from each of the others since this guardian
+    /// started.
+    pub fn traffic(&self) -> Vec<Traffic> {
+        let traffic = self.inner.others().map(|peer| Traffic {
+            peer: peer.id,
+            sent: peer.sent.get(),
+            received: peer.received.get(),
+            queued: peer.queue.bytes(),
+        });
+        traffic.collect()
+    }
+
     /// What is wrong: guardians that run something else, and guardians that run
     /// twice.
     pub fn problems(&self) -> Vec<String> {
@@ -322,6 +351,8 @@ fn make_peers(setup: &P2pSetup) -> Result<Vec<Arc<Peer>>, P2pError> {
             address: config.p2p_address.clone(),
             certificate,
             queue: queue::Queue::new(),
+            sent: Counter::default(),
+            received: Counter::default(),
             state: Mutex::default(),
         }));
     }

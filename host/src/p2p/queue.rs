@@ -130,9 +130,9 @@ impl Queue {
         }
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
-        self.state.lock().bytes == 0
+    /// How many bytes wait.
+    pub fn bytes(&self) -> usize {
+        self.state.lock().bytes
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
         let batch = queue.next(1).await.expect("two frames");
         let order: Vec<u8> = batch.iter().map(|frame| frame[0]).collect();
         assert_eq!(order, [2, 1]);
-        assert!(queue.is_empty());
+        assert_eq!(queue.bytes(), 0);
     }
 
     #[tokio::test]
@@ -202,7 +202,7 @@ mod tests {
         assert!(matches!(queue.next(1).await, Err(Ended::Failed(_))));
         assert!(queue.close(1));
         queue.open(2);
-        assert!(queue.is_empty());
+        assert_eq!(queue.bytes(), 0);
         queue.push(frame(3, 10), false);
         assert_eq!(queue.next(2).await.expect("one frame"), [frame(3, 10)]);
     }

@@ -93,6 +93,7 @@ impl Pipeline {
             transactions,
             own_items,
             left_over,
+            decided,
             ended,
         } = ordered;
         let staged = self.database.stage(changes)?;
@@ -123,6 +124,7 @@ impl Pipeline {
         if ended {
             self.database.prune(reached.session)?;
         }
+        self.metrics.count(decided);
         self.messages.remember(transactions);
         self.show(&reached, worth_writing)?;
         *progress = reached;

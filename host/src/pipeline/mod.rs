@@ -16,6 +16,7 @@ mod commit;
 mod history;
 mod hosts;
 mod items;
+mod metrics;
 mod module;
 mod order;
 mod own;
@@ -38,6 +39,7 @@ use modmint_core::{
 };
 use modmint_runtime::{HostError, Instance, Signable};
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
@@ -50,6 +52,7 @@ use commit::{HeaderParts, View};
 use history::{History as _, Progress};
 use hosts::CachedShares;
 use items::{Failure, Federation, Halt};
+use metrics::Metrics;
 use module::Module;
 use order::{Ordered, OrderedRun};
 use proposals::Proposals;
@@ -301,6 +304,7 @@ pub struct Pipeline {
     due_modules: Mutex<BTreeSet<InstanceId>>,
     last_chain_change: Mutex<u64>,
     last_audit: Mutex<Option<(Hash32, AuditResponse)>>,
+    metrics: Metrics,
 }
 
 /// A pipeline's parts, with the modules as the pipeline calls them.
@@ -385,6 +389,7 @@ impl Pipeline {
             due_modules: Mutex::default(),
             last_chain_change: Mutex::default(),
             last_audit: Mutex::default(),
+            metrics: Metrics::default(),
         };
         pipeline.wake_modules(&all);
         Ok(Arc::new(pipeline))
@@ -398,9 +403,12 @@ impl Pipeline {
     pub fn process(&self, epochs: &[Epoch]) -> Result<Processed, Stop> {
         let mut progress = self.progress.lock();
         let (passed, fresh) = pass_over(&progress, epochs)?;
+        let watch = metrics::Stopwatch::start();
         self.look_at(fresh);
         let (ordered, applied) = self.order(&progress, fresh)?;
-        self.commit(&mut progress, ordered, passed + applied)
+        let processed = self.commit(&mut progress, ordered, passed + applied)?;
+        self.metrics.processed(applied, watch);
+        Ok(processed)
     }
 
     /// Arrival: makes the checks of what has not arrived before.
@@ -464,6 +472,16 @@ impl Pipeline {
         let items = order::items_of(payload);
         let items = items.iter().map(|item| (peer, item.as_slice()));
         self.ahead.look_at(&view.state, items);
+    }
+
+    /// Adds what is counted here.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+
+    /// How many transactions wait to be decided that this guardian has taken.
+    pub fn pending_transactions(&self) -> usize {
+        self.proposals.pending_transactions()
     }
 
     /// What this guardian wants ordered.

@@ -67,6 +67,8 @@ pub(super) struct Ordered {
     pub own_items: Vec<[u8; 32]>,
     /// Hashes of those for which their units had no fuel left.
     pub left_over: Vec<[u8; 32]>,
+    /// How many transactions have been accepted, and refused.
+    pub decided: (u64, u64),
     /// Whether the session ends behind the last epoch.
     pub ended: bool,
 }
@@ -82,6 +84,7 @@ pub(super) struct OrderedRun {
     transactions: Vec<(TxId, Option<String>)>,
     own_items: Vec<[u8; 32]>,
     left_over: Vec<[u8; 32]>,
+    decided: (u64, u64),
 }
 
 /// Kinds of votes that a unit has cast: one of each counts.
@@ -129,6 +132,7 @@ impl OrderedRun {
             transactions: Vec::new(),
             own_items: Vec::new(),
             left_over: Vec::new(),
+            decided: (0, 0),
         }
     }
 
@@ -142,6 +146,7 @@ impl OrderedRun {
             transactions: self.transactions,
             own_items: self.own_items,
             left_over: self.left_over,
+            decided: self.decided,
             ended,
         }
     }
@@ -440,6 +445,10 @@ impl OrderedRun {
                 }
             }
         };
+        match rejection {
+            None => self.decided.0 += 1,
+            Some(_) => self.decided.1 += 1,
+        }
         let message = rejection.as_ref().map(|r| r.message.clone());
         let decision = Decision {
             session: self.progress.session,

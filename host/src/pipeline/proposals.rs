@@ -143,6 +143,10 @@ impl Proposals {
         self.queue.lock().numbers.contains_key(txid)
     }
 
+    pub(super) fn pending_transactions(&self) -> usize {
+        self.queue.lock().transactions.len()
+    }
+
     /// Drops transactions that can not be decided any more, and says which.
     pub(super) fn drop_expired(&self, now: u64) -> Vec<TxId> {
         let mut queue = self.queue.lock();

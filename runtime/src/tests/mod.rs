@@ -4,4 +4,4 @@
 
 mod admission;
 mod calls;
-mod fixture;
+pub(crate) mod fixture;
