@@ -100,6 +100,11 @@ impl Bitcoind {
         Ok(())
     }
 
+    /// The process' id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.lock().as_ref().map(Process::id)
+    }
+
     /// Where its JSON-RPC is.
     pub fn url(&self) -> &str {
         &self.url

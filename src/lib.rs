@@ -1,11 +1,13 @@
 //! A whole federation on one machine: a real bitcoind on regtest, guardians and
 //! wallets, each a process of its own, as `modmint dev`, the tour and the
-//! end-to-end tests use them.
+//! end-to-end tests use them, and what measures it.
 //!
 //! Nothing here takes part in consensus or knows how a note is made: guardians
 //! are `modmintd`, wallets are `modmint-cli`, and this library only starts them,
-//! speaks to them as anybody could, and ends them.
+//! speaks to them as anybody could, and ends them. [`bench`] alone has wallets in
+//! this process, many of them, as the wallet's library makes them.
 
+pub mod bench;
 pub mod bitcoind;
 pub mod federation;
 pub mod process;

@@ -1,13 +1,21 @@
 //! `modmint`: a federation on this machine, to look at and to build against.
 
-use std::{io::stdout, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fmt::Display,
+    io::stdout,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use modmint::{
+    bench,
     federation::{Federation, Options},
     programs, tour,
 };
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Federated e-cash whose modules are WebAssembly components.
@@ -22,6 +30,8 @@ struct Arguments {
 enum Command {
     /// A federation on a regtest bitcoind of its own. Everything ends with it.
     Dev(Dev),
+    /// How much a federation does, how quickly, and what it costs.
+    Bench(Bench),
 }
 
 #[derive(Args)]
@@ -41,11 +51,34 @@ struct Dev {
     once: bool,
 }
 
+#[derive(Args)]
+struct Bench {
+    /// How many wallets spend and receive at the same time.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    wallets: u16,
+    /// For how long.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Notes in and notes out of each transaction.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::MOST_NOTES)))]
+    notes: u32,
+    /// A federation that is there; it is told where to pay for the wallets' notes. Without
+    /// it one of four guardians is founded on this machine.
+    #[arg(long)]
+    invite: Option<String>,
+    /// Measure guardians that have nothing to do instead.
+    #[arg(long, conflicts_with_all = ["wallets", "notes", "invite"])]
+    idle: bool,
+    /// The figures as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
-    let Command::Dev(dev) = Arguments::parse().command;
+    let command = Arguments::parse().command;
     let run = tokio::runtime::Runtime::new()
         .context("the runtime cannot be started")
-        .and_then(|runtime| runtime.block_on(until_told_to_stop(dev)));
+        .and_then(|runtime| runtime.block_on(until_told_to_stop(command)));
     match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,11 +90,17 @@ fn main() -> ExitCode {
 
 /// Runs it until it is done or a signal comes. Dropping what runs ends every
 /// process that it started.
-async fn until_told_to_stop(dev: Dev) -> Result<()> {
+async fn until_told_to_stop(command: Command) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let run = async {
+        match command {
+            Command::Dev(dev) => develop(dev).await,
+            Command::Bench(bench) => measure(bench).await,
+        }
+    };
     tokio::select! {
-        done = develop(dev) => done,
+        done = run => done,
         _ = interrupt.recv() => { println!("\nStopped."); Ok(()) }
         _ = terminate.recv() => Ok(()),
     }
@@ -112,6 +151,30 @@ async fn develop(dev: Dev) -> Result<()> {
         std::future::pending::<()>().await;
     }
     federation.stop().await
+}
+
+async fn measure(options: Bench) -> Result<()> {
+    let time = Duration::from_secs(options.seconds);
+    // Figures alone go to standard output.
+    let tell = |what: &str| eprintln!("{what} …");
+    if options.idle {
+        return print(&bench::run_idle(time, tell).await?, options.json);
+    }
+    let load = bench::Options {
+        wallets: options.wallets.into(),
+        time,
+        notes: options.notes,
+        invite: options.invite,
+    };
+    print(&bench::run(&load, tell).await?, options.json)
+}
+
+fn print(report: &(impl Serialize + Display), json: bool) -> Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string(report)?),
+        false => println!("{report}"),
+    }
+    Ok(())
 }
 
 fn describe(federation: &Federation) {

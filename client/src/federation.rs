@@ -20,7 +20,7 @@ use modmint_core::{
     tagged_hash,
 };
 use modmint_runtime::{
-    Action, Audience, Context, Engines, Instance,
+    Action, Audience, Context, Instance,
     wallet::{Agreement, EffectResult, Want},
 };
 use parking_lot::{Mutex, RwLock};
@@ -33,7 +33,8 @@ use crate::{
     executor::{Delivered, Executor, Loader, decode, not_found, view_key},
     guardians::{FederationView, Guardians, HealthView, Opinions},
     host::device_time,
-    http, join,
+    http,
+    join::{self, Compiled},
     operation::{Fate, Operation, Submission, Wait},
     seed::Seed,
 };
@@ -154,7 +155,7 @@ impl Federation {
     pub(crate) fn open(
         directory: PathBuf,
         database: Arc<Database>,
-        engines: &Arc<Engines>,
+        compiled: &Arc<Compiled>,
         seed: Arc<Seed>,
         id: FederationId,
         record: Record,
@@ -162,7 +163,7 @@ impl Federation {
         let config = FederationConfig::decode(&record.config, &id)
             .map_err(|e| WalletError::disk("reading a federation", e))?;
         let config = Arc::new(config);
-        let loader = loader(&directory, engines, &config);
+        let loader = loader(&directory, compiled, &config);
         Self::open_with(directory, database, loader, seed, id, config, record)
     }
 
@@ -683,10 +684,10 @@ impl Federation {
 
 fn loader(
     directory: &std::path::Path,
-    engines: &Arc<Engines>,
+    compiled: &Arc<Compiled>,
     config: &Arc<FederationConfig>,
 ) -> Loader {
-    let (directory, engines, config) = (directory.to_owned(), engines.clone(), config.clone());
+    let (directory, compiled, config) = (directory.to_owned(), compiled.clone(), config.clone());
     Box::new(move |id| {
         let instance = config
             .instance(id)
@@ -697,7 +698,7 @@ fn loader(
                 instance.kind
             ))
         })?;
-        let bundle = join::load(&engines, instance, &bytes)?;
+        let bundle = compiled.load(instance, &bytes)?;
         let context = Context::new(&config, id)
             .ok_or_else(|| WalletError::NotFound(format!("the federation has no module {id}")))?;
         Ok(Instance::new(bundle, context))

@@ -5,10 +5,11 @@
 //! of a bundle runs before all of it holds.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -21,6 +22,7 @@ use modmint_core::{
 };
 use modmint_crypto::secp;
 use modmint_runtime::{Bundle, Engines};
+use parking_lot::Mutex;
 
 use crate::{
     WalletError,
@@ -184,35 +186,75 @@ pub(crate) async fn bundle_on_disk(
     cache_bundle(directory, hash, &bytes)
 }
 
-/// Admits and loads the bundle of an instance. One without a half for wallets is
-/// none the worse: the wallet has nothing to ask of it.
-///
-/// # Errors
-/// [`WalletError::Untrusted`]: it is not what the config says, or no module.
-pub(crate) fn load(
-    engines: &Arc<Engines>,
-    instance: &InstanceConfig,
-    bytes: &[u8],
-) -> Result<Arc<Bundle>, WalletError> {
-    let untrusted = |reason: String| {
-        WalletError::Untrusted(format!(
-            "module {} ({}): {reason}",
-            instance.kind, instance.id
-        ))
-    };
-    if BundleHash(sha256(bytes)) != instance.bundle {
-        return Err(untrusted(
-            "the bundle is not the one that the config names".into(),
-        ));
+/// The engines of one or more wallets, and the bundles that were compiled on them.
+pub(crate) struct Compiled {
+    /// Where compiled code is kept.
+    folder: PathBuf,
+    engines: OnceLock<Arc<Engines>>,
+    bundles: Mutex<BTreeMap<BundleHash, Arc<Bundle>>>,
+}
+
+impl Compiled {
+    /// Nothing yet; compiled code is kept in `folder`.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            engines: OnceLock::new(),
+            bundles: Mutex::default(),
+        }
     }
-    let bundle = Bundle::load(engines, bytes).map_err(|e| untrusted(e.to_string()))?;
-    if bundle.description().kind != instance.kind {
-        return Err(untrusted(format!(
-            "the bundle is of kind {:?}",
-            bundle.description().kind
-        )));
+
+    fn engines(&self) -> Result<&Arc<Engines>, WalletError> {
+        if let Some(engines) = self.engines.get() {
+            return Ok(engines);
+        }
+        let engines = Engines::wallet().map_err(|e| WalletError::Module {
+            kind: "runtime".to_owned(),
+            reason: e.to_string(),
+        })?;
+        if let Err(error) = engines.keep_code_in(&self.folder) {
+            tracing::warn!(%error, "compiled code is not kept: every start compiles the modules");
+        }
+        Ok(self.engines.get_or_init(|| engines))
     }
-    Ok(bundle)
+
+    /// Admits and loads the bundle of an instance, or gives the one that is loaded.
+    /// One without a half for wallets is none the worse: the wallet has nothing to
+    /// ask of it.
+    ///
+    /// # Errors
+    /// [`WalletError::Untrusted`]: it is not what the config says, or no module.
+    pub(crate) fn load(
+        &self,
+        instance: &InstanceConfig,
+        bytes: &[u8],
+    ) -> Result<Arc<Bundle>, WalletError> {
+        let untrusted = |reason: String| {
+            WalletError::Untrusted(format!(
+                "module {} ({}): {reason}",
+                instance.kind, instance.id
+            ))
+        };
+        if BundleHash(sha256(bytes)) != instance.bundle {
+            return Err(untrusted(
+                "the bundle is not the one that the config names".into(),
+            ));
+        }
+        // Held while one compiles: others want the same ones.
+        let mut bundles = self.bundles.lock();
+        let bundle = match bundles.get(&instance.bundle) {
+            Some(bundle) => bundle.clone(),
+            None => Bundle::load(self.engines()?, bytes).map_err(|e| untrusted(e.to_string()))?,
+        };
+        if bundle.description().kind != instance.kind {
+            return Err(untrusted(format!(
+                "the bundle is of kind {:?}",
+                bundle.description().kind
+            )));
+        }
+        bundles.insert(instance.bundle, bundle.clone());
+        Ok(bundle)
+    }
 }
 
 /// The one instance that holds the wallet's money.

@@ -8,7 +8,6 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt};
 use modmint_core::{FederationId, config::Invite};
-use modmint_runtime::Engines;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
@@ -19,7 +18,7 @@ use crate::{
     federation::{Record, record_key},
     guardians::Guardians,
     host::device_time,
-    join::{bundle_on_disk, cached_bundle, ecash_of, fetch_config, load},
+    join::{Compiled, bundle_on_disk, cached_bundle, ecash_of, fetch_config},
     seed::Seed,
 };
 
@@ -34,7 +33,7 @@ pub struct Wallet {
     directory: PathBuf,
     database: Arc<Database>,
     seed: OnceLock<Arc<Seed>>,
-    engines: OnceLock<Arc<Engines>>,
+    compiled: Arc<Compiled>,
     federations: Mutex<BTreeMap<FederationId, Federation>>,
     /// Two joins of one federation at once would make two of it.
     joining: tokio::sync::Mutex<()>,
@@ -55,13 +54,27 @@ impl Wallet {
     /// # Errors
     /// [`WalletError::Held`] if another process has it.
     pub fn open(directory: &Path) -> Result<Self, WalletError> {
+        let compiled = Compiled::new(directory.join("code"));
+        Self::open_with(directory, Arc::new(compiled))
+    }
+
+    /// As [`Self::open`], with the modules that another wallet of this process has
+    /// compiled: for programs that have many wallets.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_beside(&self, directory: &Path) -> Result<Self, WalletError> {
+        Self::open_with(directory, self.compiled.clone())
+    }
+
+    fn open_with(directory: &Path, compiled: Arc<Compiled>) -> Result<Self, WalletError> {
         let lock = Lock::take(directory)?;
         let database = Arc::new(Database::open(directory, lock)?);
         let wallet = Self {
             directory: directory.to_owned(),
             database,
             seed: OnceLock::new(),
-            engines: OnceLock::new(),
+            compiled,
             federations: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
         };
@@ -112,20 +125,6 @@ impl Wallet {
         Ok(words)
     }
 
-    fn engines(&self) -> Result<Arc<Engines>, WalletError> {
-        if let Some(engines) = self.engines.get() {
-            return Ok(engines.clone());
-        }
-        let engines = Engines::wallet().map_err(|e| WalletError::Module {
-            kind: "runtime".to_owned(),
-            reason: e.to_string(),
-        })?;
-        if let Err(error) = engines.keep_code_in(&self.directory.join("code")) {
-            tracing::warn!(%error, "compiled code is not kept: every start compiles the modules");
-        }
-        Ok(self.engines.get_or_init(|| engines).clone())
-    }
-
     fn add(&self, id: FederationId, record: Record) -> Result<Federation, WalletError> {
         let seed = self.seed.get().cloned().ok_or_else(|| {
             WalletError::disk(
@@ -139,7 +138,7 @@ impl Wallet {
         let federation = Federation::open(
             self.directory.clone(),
             self.database.clone(),
-            &self.engines()?,
+            &self.compiled,
             seed,
             id,
             record,
@@ -183,13 +182,16 @@ impl Wallet {
     async fn fetch(&self, invite: &Invite) -> Result<Record, WalletError> {
         let verified = fetch_config(invite).await?;
         let guardians = Guardians::new(&verified.config)?;
-        let engines = self.engines()?;
         futures::stream::iter(&verified.config.instances)
             .map(|instance| bundle_on_disk(&self.directory, &guardians, &instance.bundle))
             .buffer_unordered(FETCHES)
             .try_collect::<()>()
             .await?;
-        let (directory, config) = (self.directory.clone(), verified.config);
+        let (directory, config, compiled) = (
+            self.directory.clone(),
+            verified.config,
+            self.compiled.clone(),
+        );
         // Compiling takes its time.
         let ecash = tokio::task::spawn_blocking(move || {
             let bundles = config
@@ -202,7 +204,7 @@ impl Wallet {
                             format!("{} is gone", instance.bundle),
                         )
                     })?;
-                    Ok((instance.id, load(&engines, instance, &bytes)?))
+                    Ok((instance.id, compiled.load(instance, &bytes)?))
                 })
                 .collect::<Result<Vec<_>, WalletError>>()?;
             ecash_of(&bundles)

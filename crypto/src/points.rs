@@ -266,35 +266,67 @@ pub(crate) fn pairing_product_is_one(pairs: &[(G1, G2)]) -> bool {
         unsafe { blst_miller_loop_n(&mut product, q.as_ptr(), p.as_ptr(), pairs.len()) };
         product
     };
-    pairs
-        .par_chunks(PAIRS_AT_A_TIME)
-        .map(miller_loop)
-        .reduce(blst_fp12::default, |a, b| a * b)
-        .final_exp()
-        == blst_fp12::default()
+    let product = match pairs.len() {
+        // One loop: waking other threads costs more than it saves.
+        ..=PAIRS_AT_A_TIME => miller_loop(pairs),
+        _ => pairs
+            .par_chunks(PAIRS_AT_A_TIME)
+            .map(miller_loop)
+            .reduce(blst_fp12::default, |a, b| a * b),
+    };
+    product.final_exp() == blst_fp12::default()
 }
 
 /// How many decoded keys are kept; a federation has about a hundred.
 const MAX_KEPT_KEYS: usize = 4096;
+/// How many decoded messages are kept: those of some seconds at full load.
+const MAX_KEPT_MESSAGES: usize = 8192;
 
-static KEPT_KEYS: LazyLock<RwLock<HashMap<[u8; 96], G2>>> = LazyLock::new(Default::default);
+static KEPT_KEYS: Kept<G2, 96> = Kept::new(MAX_KEPT_KEYS);
+static KEPT_MESSAGES: Kept<G1, 48> = Kept::new(MAX_KEPT_MESSAGES);
 
 /// [`Group::from_bytes`] for public keys, which come again and again: decoded
 /// once, then kept.
 pub(crate) fn public_key(bytes: &[u8]) -> Option<G2> {
-    let bytes: [u8; 96] = bytes.try_into().ok()?;
-    let kept = KEPT_KEYS.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(key) = kept.get(&bytes) {
-        return Some(*key);
+    KEPT_KEYS.point(bytes)
+}
+
+/// [`Group::from_bytes`] for blinded messages, which are looked at when they arrive,
+/// when they are ordered and when they are signed.
+pub(crate) fn blinded_message(bytes: &[u8]) -> Option<G1> {
+    KEPT_MESSAGES.point(bytes)
+}
+
+/// Points that were decoded a short while ago. Only valid ones are kept: what is
+/// none stays none, and whoever sends it gains nothing.
+struct Kept<P, const N: usize> {
+    size: usize,
+    points: LazyLock<RwLock<HashMap<[u8; N], P>>>,
+}
+
+impl<P: Group, const N: usize> Kept<P, N> {
+    const fn new(size: usize) -> Self {
+        Self {
+            size,
+            points: LazyLock::new(RwLock::default),
+        }
     }
-    drop(kept);
-    let key = G2::from_bytes(&bytes)?;
-    let mut kept = KEPT_KEYS.write().unwrap_or_else(PoisonError::into_inner);
-    if kept.len() >= MAX_KEPT_KEYS {
-        kept.clear();
+
+    fn point(&self, bytes: &[u8]) -> Option<P> {
+        let bytes: [u8; N] = bytes.try_into().ok()?;
+        let kept = self.points.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(point) = kept.get(&bytes) {
+            return Some(*point);
+        }
+        drop(kept);
+        let point = P::from_bytes(&bytes)?;
+        let mut kept = self.points.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= self.size {
+            kept.clear();
+        }
+        kept.insert(bytes, point);
+        Some(point)
     }
-    kept.insert(bytes, key);
-    Some(key)
 }
 
 #[cfg(test)]
@@ -391,6 +423,24 @@ mod tests {
         assert!(pairing_product_is_one(&pairs));
         pairs[7].0 = g1;
         assert!(!pairing_product_is_one(&pairs));
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_decoded_and_never_more_than_so_many() {
+        let kept = Kept::<G1, 48>::new(3);
+        let points: Vec<_> = (1..=8)
+            .map(|i| G1::generator().mul(&Scalar::from_index(i)))
+            .collect();
+        for point in points.iter().chain(&points) {
+            let bytes = point.to_bytes();
+            assert_eq!(kept.point(&bytes).map(G1::to_bytes), Some(bytes));
+            assert!(kept.points.read().expect("nobody panics").len() <= 3);
+        }
+        for junk in [&[0xff; 48][..], &[0; 48], &[1; 47], &[]] {
+            for _ in 0..2 {
+                assert!(kept.point(junk).is_none());
+            }
+        }
     }
 
     #[test]

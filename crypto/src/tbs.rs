@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 pub use crate::share::SecretShare;
 use crate::{
-    points::{G1, G2, Group, pairing_product_is_one, public_key},
+    points::{G1, G2, Group, blinded_message, pairing_product_is_one, public_key},
     scalar::{Scalar, lagrange},
 };
 
@@ -27,7 +27,7 @@ pub(crate) const BLINDING: &str = "modmint/tbs/blinding";
 /// Whether a guardian would sign this: a canonical point of the prime-order
 /// subgroup of G1 that is not the identity, 48 bytes.
 pub fn valid_blinded_message(bytes: &[u8]) -> bool {
-    G1::from_bytes(bytes).is_some()
+    blinded_message(bytes).is_some()
 }
 
 /// The blinded message. `factor` is any 32 secret bytes, a different one for each
@@ -43,7 +43,7 @@ fn blinded(message: &[u8], factor: &Scalar) -> G1 {
 /// A guardian's share of the signature, in constant time; none unless `blinded`
 /// is [`valid_blinded_message`].
 pub fn sign_share(share: &SecretShare, blinded: &[u8]) -> Option<[u8; 48]> {
-    Some(G1::from_bytes(blinded)?.mul(&share.0).to_bytes())
+    Some(blinded_message(blinded)?.mul(&share.0).to_bytes())
 }
 
 /// A blinded message and what guardians returned for it.
@@ -198,7 +198,10 @@ pub fn verify(check: &TbsCheck<'_>) -> bool {
 /// is fixed. If it does not hold each is checked by itself. Work is spread over
 /// the current rayon pool.
 pub fn verify_batch(checks: &[TbsCheck<'_>]) -> Vec<bool> {
-    let decoded: Vec<Option<Decoded>> = checks.par_iter().map(Decoded::new).collect();
+    let decoded: Vec<Option<Decoded>> = match checks.len() {
+        ..FEW => checks.iter().map(Decoded::new).collect(),
+        _ => checks.par_iter().map(Decoded::new).collect(),
+    };
     let valid: Vec<&Decoded> = decoded.iter().flatten().collect();
     if valid.len() > 1 && batch_holds(&valid) {
         return decoded.iter().map(Option::is_some).collect();
@@ -208,6 +211,10 @@ pub fn verify_batch(checks: &[TbsCheck<'_>]) -> Vec<bool> {
         .map(|decoded| decoded.as_ref().is_some_and(Decoded::verify))
         .collect()
 }
+
+/// Fewer checks than these are made on one thread: waking others costs more than it
+/// saves.
+const FEW: usize = 12;
 
 /// Bits and bytes of a coefficient.
 const COEFFICIENT_BITS: usize = 128;
@@ -243,10 +250,13 @@ fn batch_holds(batch: &[&Decoded]) -> bool {
         Some((sum, group.key))
     };
     let signatures: Vec<G1> = batch.iter().map(|decoded| decoded.signature).collect();
-    let (signature, messages) = rayon::join(
-        || G1::combine(&signatures, &coefficients, COEFFICIENT_BITS),
-        || groups.par_iter().map(sum).collect::<Option<Vec<_>>>(),
-    );
+    let signature = || G1::combine(&signatures, &coefficients, COEFFICIENT_BITS);
+    let (signature, messages) = match batch.len() {
+        ..FEW => (signature(), groups.iter().map(sum).collect()),
+        _ => rayon::join(signature, || {
+            groups.par_iter().map(sum).collect::<Option<Vec<_>>>()
+        }),
+    };
     // A sum that is the identity proves nothing: single checks decide.
     let (Some(signature), Some(mut pairs)) = (signature, messages) else {
         return false;

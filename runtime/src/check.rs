@@ -52,15 +52,20 @@ impl Check {
     }
 }
 
+/// Fewer checks than these are made on one thread.
+const FEW: usize = 24;
+
 /// The verdicts, in order: blind signatures in one batch, the others one by one on
 /// all cores.
 pub fn verify_checks(checks: &[Check]) -> Vec<bool> {
     let batch: Vec<_> = checks.iter().filter_map(Check::tbs).collect();
     let mut signatures = tbs::verify_batch(&batch).into_iter();
-    let mut verdicts: Vec<bool> = checks
-        .par_iter()
-        .map(|check| !matches!(check, Check::Tbs { .. }) && check.verify())
-        .collect();
+    let single = |check: &Check| !matches!(check, Check::Tbs { .. }) && check.verify();
+    let mut verdicts: Vec<bool> = match checks.len() {
+        // Waking other threads costs more than it saves.
+        ..FEW => checks.iter().map(single).collect(),
+        _ => checks.par_iter().map(single).collect(),
+    };
     for (check, verdict) in checks.iter().zip(&mut verdicts) {
         if matches!(check, Check::Tbs { .. }) {
             *verdict = signatures.next().unwrap_or(false);

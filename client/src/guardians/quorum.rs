@@ -30,7 +30,8 @@ pub(super) const LONG_POLL: Duration = Duration::from_secs(25);
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// Between two rounds of `same` that found no agreement: first, and at most.
 const ROUND_PAUSE: (Duration, Duration) = (Duration::from_millis(150), Duration::from_secs(5));
-/// When `any` asks one guardian more.
+/// When `any` asks one guardian more, and when those are asked whose answers are not
+/// needed if the others give theirs.
 const STAGGER: Duration = Duration::from_millis(400);
 /// How long a threshold may take to say where the federation stands.
 const VIEW_PATIENCE: Duration = Duration::from_secs(12);
@@ -154,6 +155,24 @@ impl Guardians {
         order.shuffle(&mut rand::thread_rng());
         order.sort_by_key(|guardian| (guardian.health.is_bad(), !guardian.health.is_good()));
         order
+    }
+
+    /// Everybody, for questions that n − f answer: as many at once, the others when
+    /// [`Self::turn`] has waited. Whoever is asked for nothing costs both sides.
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = (Arc<Guardian>, Duration)> + use<> {
+        let enough = self.threshold;
+        let order = self.by_health().into_iter().enumerate();
+        order.map(move |(place, guardian)| match place < enough {
+            true => (guardian, Duration::ZERO),
+            false => (guardian, STAGGER),
+        })
+    }
+
+    /// Waits until a guardian of [`Self::in_turn`] is to be asked.
+    pub(super) async fn turn(wait: Duration) {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Where the federation stands, as soon as n − f guardians have told. A
@@ -397,12 +416,13 @@ impl Guardians {
                 }
             }
             Agreement::Each => {
+                let ask = &ask;
                 let mut asked: FuturesUnordered<_> = self
-                    .all
-                    .iter()
-                    .map(|guardian| async {
-                        let answer = Self::until_answered(guardian.clone(), &ask).await;
-                        (guardian.peer, answer)
+                    .in_turn()
+                    .map(|(guardian, wait)| async move {
+                        Self::turn(wait).await;
+                        let peer = guardian.peer;
+                        (peer, Self::until_answered(guardian, ask).await)
                     })
                     .collect();
                 let mut answers = BTreeMap::new();

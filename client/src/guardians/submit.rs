@@ -91,11 +91,12 @@ impl Guardians {
         opinions: &watch::Sender<Opinions>,
     ) -> Fate {
         let (tell, mut told) = mpsc::unbounded_channel();
-        let look = self.all().iter().map(|guardian| {
+        let look = self.in_turn().map(|(guardian, wait)| {
             let tell = tell.clone();
             async move {
+                Self::turn(wait).await;
                 loop {
-                    let known = look(guardian, &txid, expires, first_output).await;
+                    let known = look(&guardian, &txid, expires, first_output).await;
                     let is_final = matches!(known, Known::Decided(..));
                     if tell.send((guardian.peer, known)).is_err() || is_final {
                         return;

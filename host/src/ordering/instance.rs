@@ -463,7 +463,9 @@ impl Shared {
         let others = max_faulty(self.context.keys.count()) + 1;
         let after = |millis: u64| Arc::new(move |_| Duration::from_millis(millis));
         let delays = DelayConfig {
-            tick_interval: Duration::from_millis(5),
+            // How often each instance looks at requests that are due, also while all is
+            // idle.
+            tick_interval: Duration::from_millis(20),
             // Newest units are sent with each new connection (`send_tops`); while
             // it stands nothing is lost.
             unit_rebroadcast_interval_min: Duration::from_secs(600),

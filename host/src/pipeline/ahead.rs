@@ -55,17 +55,47 @@ impl<K: Hash + Eq, V: Copy> Recent<K, V> {
 
 /// Verdicts on checks, by all that they depend on. A check that is not here is
 /// made on the spot.
-pub(super) struct Verdicts(Mutex<Recent<[u8; 32], bool>>);
+pub(super) struct Verdicts {
+    kept: Mutex<Recent<[u8; 32], bool>>,
+    /// Checks that somebody wants made.
+    waiting: Mutex<Vec<Check>>,
+    /// Held while checks are made.
+    making: Mutex<()>,
+}
 
 impl Verdicts {
     /// About 40 bytes each, twice.
     const SIZE: usize = 200_000;
 
+    fn new() -> Self {
+        Self {
+            kept: Mutex::new(Recent::new(Self::SIZE)),
+            waiting: Mutex::default(),
+            making: Mutex::default(),
+        }
+    }
+
+    /// Makes these checks, and in the same batch those that others want made at the
+    /// same time. Whether all of these hold.
+    fn verify(&self, checks: Vec<Check>) -> bool {
+        if checks.is_empty() {
+            return true;
+        }
+        self.waiting.lock().extend_from_slice(&checks);
+        {
+            // Whoever comes next takes what has gathered; the others find theirs made.
+            let _one = self.making.lock();
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            self.make(waiting);
+        }
+        checks.iter().all(|check| self.check(check))
+    }
+
     /// Makes the checks that were not made before, all at once.
-    fn verify(&self, checks: Vec<Check>) {
+    fn make(&self, checks: Vec<Check>) {
         let mut digests = HashSet::new();
         let fresh: Vec<Check> = {
-            let kept = self.0.lock();
+            let kept = self.kept.lock();
             let is_fresh = |check: &Check| {
                 let digest = check.digest();
                 kept.get(&digest).is_none() && digests.insert(digest)
@@ -73,7 +103,7 @@ impl Verdicts {
             checks.into_iter().filter(is_fresh).collect()
         };
         let verdicts = verify_checks(&fresh);
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         for (check, verdict) in fresh.iter().zip(verdicts) {
             kept.insert(check.digest(), verdict);
         }
@@ -83,11 +113,11 @@ impl Verdicts {
 impl Checker for Verdicts {
     fn check(&self, check: &Check) -> bool {
         let digest = check.digest();
-        if let Some(verdict) = self.0.lock().get(&digest) {
+        if let Some(verdict) = self.kept.lock().get(&digest) {
             return verdict;
         }
         let verdict = check.verify();
-        self.0.lock().insert(digest, verdict);
+        self.kept.lock().insert(digest, verdict);
         verdict
     }
 }
@@ -109,17 +139,24 @@ pub(super) struct Ahead {
     verdicts: Arc<Verdicts>,
     /// Items whose checks have been made.
     seen: Mutex<Recent<[u8; 32], ()>>,
+    /// Held while items are looked at, so that who finds an item seen finds its checks
+    /// made.
+    looking: Mutex<()>,
     pool: rayon::ThreadPool,
 }
 
 impl Ahead {
     const SEEN_ITEMS: usize = 50_000;
+    /// Fewer items than these are run on one thread: waking others costs more than it
+    /// saves.
+    const FEW: usize = 8;
 
     pub(super) fn new(federation: Arc<Federation>, pool: rayon::ThreadPool) -> Self {
         Self {
             federation,
-            verdicts: Arc::new(Verdicts(Mutex::new(Recent::new(Verdicts::SIZE)))),
+            verdicts: Arc::new(Verdicts::new()),
             seen: Mutex::new(Recent::new(Self::SEEN_ITEMS)),
+            looking: Mutex::default(),
             pool,
         }
     }
@@ -134,12 +171,13 @@ impl Ahead {
     }
 
     /// Makes the checks of items, in the names of the guardians that sent them,
-    /// that have not been seen before.
+    /// that have not been seen before. Those that have been are made when this returns.
     pub(super) fn look_at<'a>(
         &self,
         state: &Snapshot,
         items: impl Iterator<Item = (PeerId, &'a [u8])>,
     ) {
+        let _one = self.looking.lock();
         let fresh: Vec<_> = {
             let mut seen = self.seen.lock();
             items
@@ -154,16 +192,18 @@ impl Ahead {
         if fresh.is_empty() {
             return;
         }
-        let checks = self.pool.install(|| {
-            fresh
-                .par_iter()
-                .flat_map_iter(|(peer, item)| {
-                    // What breaks here breaks again in order, where it is dealt with.
-                    catch_unwind(AssertUnwindSafe(|| self.write_down(state, *peer, item)))
-                        .unwrap_or_default()
-                })
-                .collect()
-        });
+        // What breaks here breaks again in order, where it is dealt with.
+        let checks = |(peer, item): &(PeerId, &[u8])| {
+            catch_unwind(AssertUnwindSafe(|| self.write_down(state, *peer, item)))
+                .unwrap_or_default()
+        };
+        let checks = match fresh.len() {
+            ..Self::FEW => fresh.iter().flat_map(checks).collect(),
+            _ => self
+                .pool
+                .install(|| fresh.par_iter().flat_map_iter(checks).collect()),
+        };
+        // The ordered run asks for each verdict.
         self.verdicts.verify(checks);
     }
 
@@ -192,11 +232,21 @@ impl Ahead {
         item: &[u8],
         transaction: &modmint_core::Transaction,
     ) -> Result<(), Failure> {
-        let me = PeerId(0); // a transaction does the same in everybody's name
-        self.look_at(state, std::iter::once((me, item)));
-        let items = self.items(state, Arc::clone(&self.verdicts) as Arc<dyn Checker>);
         let txid = transaction.id(&self.federation.id);
-        self.pool.install(|| items.transaction(transaction, txid))
+        let run = |checker| {
+            let items = self.items(state, checker);
+            self.pool.install(|| items.transaction(transaction, txid))
+        };
+        let checks = Arc::new(WriteDown::default());
+        let result = run(Arc::clone(&checks) as Arc<dyn Checker>);
+        let checks = std::mem::take(&mut *checks.0.lock());
+        let all_hold = self.verdicts.verify(checks);
+        self.seen.lock().insert(sha256(item), ());
+        match all_hold {
+            // As it ran with every check answered yes, so it is.
+            true => result,
+            false => run(Arc::clone(&self.verdicts) as Arc<dyn Checker>),
+        }
     }
 
     fn items(&self, state: &Snapshot, checker: Arc<dyn Checker>) -> Items {
@@ -205,5 +255,46 @@ impl Ahead {
             Overlay::new(state.clone()),
             checker,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use modmint_core::PublicKey;
+    use modmint_crypto::secp;
+
+    use super::*;
+
+    /// A signature that holds, unless the number is a multiple of three.
+    fn check(number: u8) -> Check {
+        let secret = [7; 32];
+        let signed = match number.is_multiple_of(3) {
+            true => [0; 32],
+            false => [number; 32],
+        };
+        Check::Schnorr {
+            key: PublicKey(secp::public_key(&secret)),
+            message: [number; 32],
+            signature: secp::sign_schnorr(&secret, &signed).to_vec(),
+        }
+    }
+
+    #[test]
+    fn whoever_asks_at_the_same_time_learns_of_their_own_checks() {
+        let verdicts = Verdicts::new();
+        let ask = |thread: u8| {
+            for number in (1..60).map(|n| n + thread) {
+                let both_hold = !number.is_multiple_of(3) && !(number + 1).is_multiple_of(3);
+                let checks = vec![check(number), check(number + 1)];
+                assert_eq!(verdicts.verify(checks), both_hold, "{number}");
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || ask(thread));
+            }
+        });
+        assert!(verdicts.waiting.lock().is_empty());
+        assert!(verdicts.verify(Vec::new()));
     }
 }

@@ -413,10 +413,12 @@ impl Pipeline {
 
     /// Arrival: makes the checks of what has not arrived before.
     fn look_at(&self, epochs: &[Epoch]) {
+        self.look_at_units(epochs.iter().flat_map(|epoch| &epoch.units));
+    }
+
+    fn look_at_units<'a>(&self, units: impl Iterator<Item = &'a OrderedUnit>) {
         let view = self.view();
-        let units: Vec<_> = epochs
-            .iter()
-            .flat_map(|epoch| &epoch.units)
+        let units: Vec<_> = units
             .filter(|unit| !view.is_convicted(unit.creator))
             .map(|unit| (unit.creator, order::items_of(&unit.payload)))
             .collect();
@@ -462,16 +464,11 @@ impl Pipeline {
         Arc::clone(&self.view.read())
     }
 
-    /// Looks at a peer's unit before it is final: what is checked now need not be
-    /// checked later. Blocks; costs little for what has been seen before.
-    pub fn arrived(&self, peer: PeerId, payload: &[u8]) {
-        let view = self.view();
-        if view.is_convicted(peer) {
-            return;
-        }
-        let items = order::items_of(payload);
-        let items = items.iter().map(|item| (peer, item.as_slice()));
-        self.ahead.look_at(&view.state, items);
+    /// Looks at peers' units before they are final: what is checked now need not be
+    /// checked later. Blocks; costs little for what has been seen before. On a guest
+    /// thread.
+    pub fn arrived(&self, units: &[OrderedUnit]) {
+        self.look_at_units(units.iter());
     }
 
     /// Adds what is counted here.

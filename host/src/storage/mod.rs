@@ -14,7 +14,12 @@ mod check;
 mod overlay;
 mod root;
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+    path::Path,
+    sync::Arc,
+};
 
 use modmint_core::{Hash32, InstanceId, config::FederationConfig};
 use parking_lot::Mutex;
@@ -78,9 +83,20 @@ impl fmt::Display for Table {
 /// The column family of what is this guardian's own.
 const LOCAL: &str = "local";
 
-/// The sum of a bucket stands in `local` under this and the bucket's number; one
-/// that is missing is all zeros.
+/// The sum of a bucket stands in `local` under this and the bucket's number, as it
+/// was when sums were last written; one that is missing is all zeros.
 const SUM_PREFIX: &[u8] = b"sum/";
+
+/// A key that has changed since stands under this, its table's name and a zero, with
+/// the value that it had then: together with what is there now that makes the sum.
+const FORMER_PREFIX: &[u8] = b"was/";
+
+/// The state root behind the last commit.
+const ROOT: &[u8] = b"root";
+
+/// Sums are written when more keys than these have changed: a sum is 2 KiB, and a
+/// transaction changes a dozen of them.
+const MAX_CHANGED: usize = if cfg!(test) { 8 } else { 4096 };
 
 /// WAL files are recycled when they are as large as this together: tables that
 /// are seldom written would otherwise keep all of them.
@@ -165,6 +181,8 @@ pub enum Durability {
 #[derive(Debug)]
 pub struct Staged {
     changes: Changes,
+    /// Under [`former_key`], what the changed keys have had so far.
+    former: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     sums: Vec<(u8, BucketSum)>,
     root: Hash32,
 }
@@ -186,7 +204,16 @@ impl Staged {
 pub struct Database {
     db: Arc<DB>,
     tables: Vec<Table>,
-    sums: Mutex<RootSums>,
+    sums: Mutex<Sums>,
+}
+
+/// The sums as they are, and how they differ from those on the disk.
+struct Sums {
+    now: RootSums,
+    /// The [`former_key`]s that are on the disk.
+    changed: HashSet<Vec<u8>>,
+    /// Buckets whose sums on the disk are not those of now.
+    buckets: BTreeSet<u8>,
 }
 
 impl Database {
@@ -204,7 +231,14 @@ impl Database {
                 names.push(name);
             }
         }
-        Self::open_families(path, names, true).map(Arc::new)
+        let database = Self::open_families(path, names, true)?;
+        let (kept, root) = (database.kept_root()?, database.state_root());
+        if kept != root {
+            return Err(StorageError::Corrupt(format!(
+                "the state root is {root}, it was {kept}; `modmintd check` says more"
+            )));
+        }
+        Ok(Arc::new(database))
     }
 
     /// Opens a database that is there, with all its tables.
@@ -224,14 +258,37 @@ impl Database {
 
     fn with(db: DB, tables: Vec<Table>) -> Result<Self, StorageError> {
         let db = Arc::new(db);
-        let mut sums = RootSums::default();
+        let mut sums = Sums {
+            now: RootSums::default(),
+            changed: HashSet::new(),
+            buckets: BTreeSet::new(),
+        };
+        let own = family(&db, LOCAL)?;
         for bucket in 0..=u8::MAX {
-            if let Some(bytes) = db.get_cf(family(&db, LOCAL)?, sum_key(bucket))? {
+            if let Some(bytes) = db.get_cf(own, sum_key(bucket))? {
                 let sum = BucketSum::from_bytes(&bytes)
                     .ok_or_else(|| StorageError::Corrupt(format!("the sum of bucket {bucket}")))?;
-                sums.set(bucket, sum);
+                sums.now.set(bucket, sum);
             }
         }
+        let mut update = sums.now.update();
+        for entry in db.iterator_cf(own, IteratorMode::From(FORMER_PREFIX, Direction::Forward)) {
+            let (former_key, former) = entry?;
+            let Some((table, key)) = changed_key(&former_key) else {
+                break;
+            };
+            let corrupt = || StorageError::Corrupt(format!("a former value in {table}"));
+            let former: Option<Vec<u8>> = borsh::from_slice(&former).map_err(|_| corrupt())?;
+            if let Some(former) = former {
+                update.remove(table, key, &former);
+            }
+            if let Some(now) = db.get_cf(family(&db, &table.to_string())?, key)? {
+                update.add(table, key, &now);
+            }
+            sums.changed.insert(former_key.into_vec());
+        }
+        let (changed, _) = update.finish();
+        sums.set(changed);
         Ok(Self {
             db,
             tables,
@@ -253,7 +310,16 @@ impl Database {
 
     /// The root over all of `consensus/*`.
     pub fn state_root(&self) -> Hash32 {
-        self.sums.lock().root()
+        self.sums.lock().now.root()
+    }
+
+    /// What that was when it was last written.
+    fn kept_root(&self) -> Result<Hash32, StorageError> {
+        match self.local(ROOT)? {
+            None => Ok(RootSums::default().root()),
+            Some(bytes) => Hash32::try_from(bytes.as_slice())
+                .map_err(|_| StorageError::Corrupt("the state root".to_owned())),
+        }
     }
 
     /// Works out what `changes` make of the state root. Changes that change
@@ -263,7 +329,8 @@ impl Database {
     /// If the disk fails.
     pub fn stage(&self, mut changes: Changes) -> Result<Staged, StorageError> {
         let sums = self.sums.lock();
-        let mut update = sums.update();
+        let mut update = sums.now.update();
+        let mut former = Vec::new();
         for (table, values) in changes.tables_mut() {
             let family = family(&self.db, &table.to_string())?;
             let mut unchanged = Vec::new();
@@ -273,11 +340,15 @@ impl Database {
                     unchanged.push(key.clone());
                     continue;
                 }
-                if let Some(old) = old {
-                    update.remove(table, key, &old);
+                if let Some(old) = &old {
+                    update.remove(table, key, old);
                 }
                 if let Some(new) = new {
                     update.add(table, key, new);
+                }
+                let former_key = former_key(table, key);
+                if !sums.changed.contains(&former_key) {
+                    former.push((former_key, old.map(|old| old.to_vec())));
                 }
             }
             for key in unchanged {
@@ -287,6 +358,7 @@ impl Database {
         let (sums, root) = update.finish();
         Ok(Staged {
             changes,
+            former,
             sums,
             root,
         })
@@ -313,14 +385,34 @@ impl Database {
             }
         }
         let own = family(&self.db, LOCAL)?;
-        for (bucket, sum) in &staged.sums {
-            batch.put_cf(own, sum_key(*bucket), sum.to_bytes());
+        batch.put_cf(own, ROOT, staged.root);
+        let mut sums = self.sums.lock();
+        let writes_sums = sums.changed.len() + staged.former.len() > MAX_CHANGED;
+        if writes_sums {
+            let new: BTreeMap<_, _> = staged.sums.iter().map(|(b, sum)| (*b, sum)).collect();
+            let before = sums.buckets.iter().filter(|b| !new.contains_key(b));
+            for (bucket, sum) in before.map(|b| (*b, sums.now.get(*b))).chain(new.clone()) {
+                batch.put_cf(own, sum_key(bucket), sum.to_bytes());
+            }
+            for former_key in &sums.changed {
+                batch.delete_cf(own, former_key);
+            }
+        } else {
+            for (former_key, former) in &staged.former {
+                let former = borsh::to_vec(former).expect("writing to memory does not fail");
+                batch.put_cf(own, former_key, former);
+            }
         }
         add_local(&mut batch, own, &local);
         self.write(batch, durability)?;
-        let mut sums = self.sums.lock();
-        for (bucket, sum) in staged.sums {
-            sums.set(bucket, sum);
+        sums.set(staged.sums);
+        if writes_sums {
+            sums.changed.clear();
+            sums.buckets.clear();
+        } else {
+            let former = staged.former.into_iter();
+            sums.changed
+                .extend(former.map(|(former_key, _)| former_key));
         }
         Ok(())
     }
@@ -364,6 +456,28 @@ fn add_local(batch: &mut WriteBatch, own: &ColumnFamily, local: &LocalChanges) {
             None => batch.delete_cf(own, key),
         }
     }
+}
+
+impl Sums {
+    /// These are the sums from now on, in memory.
+    fn set(&mut self, sums: Vec<(u8, BucketSum)>) {
+        for (bucket, sum) in sums {
+            self.buckets.insert(bucket);
+            self.now.set(bucket, sum);
+        }
+    }
+}
+
+fn former_key(table: Table, key: &[u8]) -> Vec<u8> {
+    [FORMER_PREFIX, table.to_string().as_bytes(), &[0], key].concat()
+}
+
+/// Which key a [`former_key`] is of; none if it is none.
+fn changed_key(former_key: &[u8]) -> Option<(Table, &[u8])> {
+    let rest = former_key.strip_prefix(FORMER_PREFIX)?;
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let table = Table::from_name(std::str::from_utf8(&rest[..end]).ok()?)?;
+    Some((table, &rest[end + 1..]))
 }
 
 fn sum_key(bucket: u8) -> Vec<u8> {

@@ -110,6 +110,10 @@ impl RootSums {
         self.sums[usize::from(bucket)] = sum;
     }
 
+    pub(super) fn get(&self, bucket: u8) -> &BucketSum {
+        &self.sums[usize::from(bucket)]
+    }
+
     pub(super) fn root(&self) -> Hash32 {
         root(&self.hashes)
     }

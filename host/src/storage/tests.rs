@@ -7,6 +7,10 @@ use proptest::prelude::*;
 use super::*;
 
 fn open(path: &Path) -> Arc<Database> {
+    try_open(path).unwrap()
+}
+
+fn try_open(path: &Path) -> Result<Arc<Database>, StorageError> {
     let instance = |id| modmint_core::config::InstanceConfig {
         id: InstanceId(id),
         kind: "toy".into(),
@@ -27,7 +31,7 @@ fn open(path: &Path) -> Arc<Database> {
         base_fee: modmint_core::config::BaseFee::default(),
         instances: vec![instance(0), instance(1)],
     };
-    Database::open(path, &config).unwrap()
+    Database::open(path, &config)
 }
 
 const A: Table = Table::Instance(InstanceId(0));
@@ -190,4 +194,23 @@ fn what_is_this_guardian_s_own_is_not_in_the_root_and_drift_is_found() {
     assert!(check_database(folder.path()).is_err(), "it is in use");
     drop(database);
     assert!(!check_database(folder.path()).unwrap().is_sound());
+}
+
+#[test]
+fn a_value_that_changes_behind_our_back_is_found_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path());
+    let mut overlay = Overlay::new(database.snapshot());
+    overlay.put(A, b"key", vec![1]);
+    let staged = database.stage(overlay.into_changes()).unwrap();
+    let local = LocalChanges::default();
+    database.commit(staged, local, Durability::Disk).unwrap();
+    let table = family(&database.db, &A.to_string()).unwrap();
+    database.db.put_cf(table, b"key", [2]).unwrap();
+    drop(database);
+    assert!(!check_database(folder.path()).unwrap().is_sound());
+    assert!(matches!(
+        try_open(folder.path()),
+        Err(StorageError::Corrupt(_))
+    ));
 }

@@ -1,0 +1,93 @@
+//! `modmint bench`: its figures are there and make sense, and no money is lost.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_modmint"))
+        .arg("bench")
+        .arg("--json")
+        .args(arguments)
+        .output()
+        .expect("it starts");
+    // It ends with an error if the wallets' money or the guardians' books are not
+    // what they were.
+    assert!(
+        output.status.success(),
+        "{} {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+}
+
+/// The number at a path of fields, or the list's sum.
+fn number(report: &Value, path: &str) -> f64 {
+    let value = report.pointer(path);
+    let sum = value.and_then(|value| match value {
+        Value::Array(numbers) => numbers.iter().map(Value::as_f64).sum(),
+        one => one.as_f64(),
+    });
+    sum.unwrap_or_else(|| panic!("no number at {path} in {report}"))
+}
+
+fn fields(report: &Value) -> Vec<&str> {
+    let fields = report.as_object().expect("an object");
+    fields.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn two_wallets_spend_and_receive_and_the_figures_say_how_much() {
+    let report = bench(&["--wallets", "2", "--seconds", "3"]);
+    let mut expected = [
+        "transactions_per_second",
+        "notes_in_per_second",
+        "notes_out_per_second",
+        "latency_ms",
+        "cpu_seconds",
+        "transactions_per_guardian_cpu_second",
+        "rss_mb",
+        "disk_bytes_per_transaction",
+        "p2p_bytes_per_transaction",
+        "wasm_share_of_epoch_time",
+    ];
+    expected.sort_unstable();
+    assert_eq!(fields(&report), expected);
+    for path in [
+        "/transactions_per_second",
+        "/latency_ms/p50",
+        "/cpu_seconds/guardians",
+        "/cpu_seconds/wallets",
+        "/transactions_per_guardian_cpu_second",
+        "/rss_mb/guardians",
+        "/disk_bytes_per_transaction",
+        "/p2p_bytes_per_transaction",
+        "/wasm_share_of_epoch_time",
+    ] {
+        assert!(number(&report, path) > 0.0, "{path} in {report}");
+    }
+    assert!(number(&report, "/cpu_seconds/bitcoind") >= 0.0);
+    let per_second = number(&report, "/transactions_per_second");
+    for path in ["/notes_in_per_second", "/notes_out_per_second"] {
+        assert!((number(&report, path) - 2.0 * per_second).abs() < 1e-6);
+    }
+    let latency = |percentile: &str| number(&report, &format!("/latency_ms/{percentile}"));
+    assert!(latency("p50") <= latency("p95") && latency("p95") <= latency("p99"));
+    assert!(number(&report, "/wasm_share_of_epoch_time") < 1.0);
+    for path in ["/cpu_seconds/guardians", "/rss_mb/guardians"] {
+        let list = report.pointer(path).and_then(Value::as_array);
+        assert_eq!(list.map(Vec::len), Some(4), "{path} in {report}");
+    }
+}
+
+#[test]
+fn guardians_that_have_nothing_to_do_are_measured_too() {
+    let report = bench(&["--idle", "--seconds", "1"]);
+    let mut expected = ["cpu_share", "p2p_bytes_per_second", "disk_bytes_per_hour"];
+    expected.sort_unstable();
+    assert_eq!(fields(&report), expected);
+    for field in expected {
+        assert!(number(&report, &format!("/{field}")) >= 0.0);
+    }
+}
