@@ -25,7 +25,7 @@ const MAX_DETAIL_CHARS: usize = 500;
 /// An error on its way to the client.
 #[derive(Debug)]
 pub(super) struct Failure {
-    problem: Problem,
+    problem: Box<Problem>,
     /// Seconds, where trying again later helps.
     retry_after: Option<u64>,
 }
@@ -34,7 +34,7 @@ impl Failure {
     pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         let detail: String = detail.into();
         Self {
-            problem: Problem {
+            problem: Box::new(Problem {
                 kind: format!("about:blank#{code}"),
                 title: status.canonical_reason().unwrap_or("Error").to_owned(),
                 status: status.as_u16(),
@@ -42,7 +42,7 @@ impl Failure {
                 code: code.to_owned(),
                 input: None,
                 output: None,
-            },
+            }),
             retry_after: None,
         }
     }
