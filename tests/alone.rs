@@ -14,7 +14,7 @@ async fn one_guardian_signs_its_sessions_and_forgets_nothing_when_it_is_killed()
     let federation = Fixture::found(Options {
         guardians: 1,
         session: SessionLimits {
-            epochs: 10,
+            epochs: 4,
             ..SessionLimits::default()
         },
         ..Options::standard().expect("scripts/test builds the bundles")
