@@ -120,7 +120,10 @@ impl BaseFee {
     pub fn of(&self, bytes: usize, fuel: u64) -> Amount {
         let size = u128::from(self.msat_per_kilobyte) * bytes as u128;
         let work = u128::from(self.msat_per_million_fuel) * u128::from(fuel);
-        let msat = (size * 1000 + work).div_ceil(1_000_000);
+        let msat = size
+            .saturating_mul(1000)
+            .saturating_add(work)
+            .div_ceil(1_000_000);
         Amount(u64::try_from(msat).unwrap_or(u64::MAX))
     }
 }
