@@ -1,22 +1,24 @@
 //! Compiles the modules in `modules-wasm/` to WebAssembly components.
 //!
-//! Every folder there but the SDK's is a module, and its name the module's kind.
-//! The components lie in OUT_DIR and, as `modules/<kind>.wasm`, in the target
-//! folder in use. Code sees the folder as `env!("MODMINT_MODULES")`.
+//! Every folder there but the SDK's and the examples' is a module, and its name the
+//! module's kind. The components lie in OUT_DIR and, as `modules/<kind>.wasm`, in the
+//! target folder in use. Code sees the folder as `env!("MODMINT_MODULES")`.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-type Failure = String;
+use compile::{Failure, Sources};
 
-const TARGET: &str = "wasm32-unknown-unknown";
+#[path = "src/kit/compile.rs"]
+mod compile;
 
 fn main() {
     if let Err(failure) = build() {
         println!("cargo::error={}", failure.replace('\n', " "));
+        // Without this cargo keeps to itself what the compiler said.
+        std::process::exit(1);
     }
 }
 
@@ -24,130 +26,57 @@ fn build() -> Result<(), Failure> {
     let root = folder("CARGO_MANIFEST_DIR")?;
     let out = folder("OUT_DIR")?;
     let target = target_folder(&out)?;
-    for source in [
+    let stock = root.join("modules-wasm");
+    let packages = packages(&stock)?;
+    let watched = [
         "build.rs",
+        "src/kit/compile.rs",
         "Cargo.toml",
         "Cargo.lock",
-        "modules-wasm",
         "wit",
-    ] {
-        println!("cargo::rerun-if-changed={}", root.join(source).display());
+    ]
+    .into_iter()
+    .map(|source| root.join(source))
+    .chain(packages.iter().map(|(folder, _)| folder.clone()))
+    .chain([stock.join("sdk")]);
+    for source in watched {
+        println!("cargo::rerun-if-changed={}", source.display());
     }
     println!("cargo::rerun-if-env-changed=RUSTUP_TOOLCHAIN");
 
-    let kinds = kinds(&root.join("modules-wasm"))?;
-    let compiled = compile(&root, &kinds, &target.join("wasm"))?;
-    let modules = target.join("modules");
-    for folder in [&modules, &out.join("modules")] {
-        fs::create_dir_all(folder).map_err(|e| on(folder, &e))?;
+    let compiled = Sources {
+        cargo: var("CARGO")?.as_ref(),
+        rustc: var("RUSTC")?.as_ref(),
+        workspace: &root,
+        others: Vec::new(),
+        packages: packages.iter().map(|(_, name)| name.clone()).collect(),
+        target: &target.join("wasm"),
     }
-    for kind in &kinds {
-        let core = compiled.join(format!("modmint_{}.wasm", kind.replace('-', "_")));
-        let component = encode(&core)?;
-        let name = format!("{kind}.wasm");
-        write(&out.join("modules").join(&name), &component)?;
-        write(&modules.join(&name), &component)?;
+    .compile()?;
+    let modules = target.join("modules");
+    for (_, package) in &packages {
+        let component = compile::component(&compiled, package)?;
+        for folder in [&modules, &out.join("modules")] {
+            compile::write(&folder.join(compile::file_name(package)), &component)?;
+        }
     }
     println!("cargo::rustc-env=MODMINT_MODULES={}", modules.display());
     Ok(())
 }
 
-/// The folders below `modules-wasm` that are modules, sorted.
-fn kinds(folder: &Path) -> Result<Vec<String>, Failure> {
-    let mut kinds = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| on(folder, &e))? {
-        let entry = entry.map_err(|e| on(folder, &e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name != "sdk" && entry.path().join("Cargo.toml").is_file() {
-            kinds.push(name);
+/// The folders below `modules-wasm` that are modules, sorted, and their packages.
+fn packages(folder: &Path) -> Result<Vec<(PathBuf, String)>, Failure> {
+    let on = |error| format!("{}: {error}", folder.display());
+    let mut packages = Vec::new();
+    for entry in fs::read_dir(folder).map_err(on)? {
+        let entry = entry.map_err(on)?;
+        let kind = entry.file_name().to_string_lossy().into_owned();
+        if kind != "sdk" && entry.path().join("Cargo.toml").is_file() {
+            packages.push((entry.path(), format!("modmint-{kind}")));
         }
     }
-    kinds.sort();
-    Ok(kinds)
-}
-
-/// Core modules, in the folder that is returned. The compiler's own target folder
-/// keeps this apart from the cargo that waits for us.
-fn compile(root: &Path, kinds: &[String], target: &Path) -> Result<PathBuf, Failure> {
-    let sysroot = Command::new(var("RUSTC")?)
-        .args(["--print", "sysroot"])
-        .output()
-        .map_err(|e| format!("rustc does not start: {e}"))?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
-    if !sysroot.join("lib/rustlib").join(TARGET).is_dir() {
-        return Err(format!(
-            "modules are compiled to {TARGET}, which this Rust lacks: run scripts/setup, or rustup target add {TARGET}"
-        ));
-    }
-
-    let mut cargo = Command::new(var("CARGO")?);
-    cargo
-        .current_dir(root)
-        .args([
-            "build",
-            "--locked",
-            "--profile",
-            "module",
-            "--target",
-            TARGET,
-        ])
-        .arg("--target-dir")
-        .arg(target);
-    for kind in kinds {
-        cargo.arg("--package").arg(format!("modmint-{kind}"));
-    }
-    // What the outer cargo was told, for clippy or by RUSTFLAGS, is not meant for
-    // modules: the same sources are the same bytes everywhere.
-    for (name, _) in env::vars_os() {
-        let name = name.to_string_lossy();
-        let told = ["RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"];
-        if told.contains(&&*name)
-            || name.starts_with("CARGO_PROFILE_")
-            || name.starts_with("CARGO_TARGET_")
-        {
-            cargo.env_remove(&*name);
-        }
-    }
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    let mut flags = vec![remap(root, "/modmint"), remap(&sysroot, "/rust")];
-    flags.extend(home.map(|home| remap(&home, "/cargo")));
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-
-    let output = cargo
-        .output()
-        .map_err(|e| format!("cargo does not start: {e}"))?;
-    if !output.status.success() {
-        // The compiler's own words, which cargo shows for a build that failed.
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        return Err("the modules do not compile, see above".into());
-    }
-    Ok(target.join(TARGET).join("module"))
-}
-
-fn remap(from: &Path, to: &str) -> String {
-    format!("--remap-path-prefix={}={to}", from.display())
-}
-
-/// A component of a core module that carries the contract's world.
-fn encode(core: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = fs::read(core).map_err(|e| on(core, &e))?;
-    wit_component::ComponentEncoder::default()
-        .validate(true)
-        .module(&bytes)
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(|e| format!("{} is no module: {e:#}", core.display()))
-}
-
-/// Writes what has changed, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    if fs::read(path).is_ok_and(|there| there == bytes) {
-        return Ok(());
-    }
-    let new = path.with_extension("new");
-    fs::write(&new, bytes).map_err(|e| on(&new, &e))?;
-    fs::rename(&new, path).map_err(|e| on(path, &e))
+    packages.sort();
+    Ok(packages)
 }
 
 /// The target folder that OUT_DIR (`<target>[/<triple>]/<profile>/build/…/out`)
@@ -172,8 +101,4 @@ fn folder(name: &str) -> Result<PathBuf, Failure> {
 
 fn var(name: &str) -> Result<String, Failure> {
     env::var(name).map_err(|e| format!("cargo does not say {name}: {e}"))
-}
-
-fn on(path: &Path, error: &std::io::Error) -> Failure {
-    format!("{}: {error}", path.display())
 }

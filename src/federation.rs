@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::{
     bitcoind::{Bitcoind, local_client},
+    kit::{Setting, Subject},
     process::{Process, free_address, tied_to_us},
     programs, wait_for,
 };
@@ -54,6 +55,35 @@ impl Module {
             kind: kind.to_owned(),
             bundle: programs::bundle(kind)?,
             arguments: Vec::new(),
+        })
+    }
+
+    /// The module at `path`, a component or a module's folder, configured by those
+    /// settings that are for its kind.
+    ///
+    /// # Errors
+    /// It does not build, guardians would not take it, or it refuses its settings.
+    pub fn at(path: &Path, settings: &[Setting]) -> Result<Self> {
+        let subject = Subject::read(path)?;
+        let bundle = subject.load()?;
+        let description = bundle.description();
+        ensure!(
+            bundle.has_server(),
+            "{} has no guardians' half: it cannot be an instance of a federation",
+            subject.file.display()
+        );
+        let arguments = settings
+            .iter()
+            .filter_map(|setting| setting.of_kind(&description.kind))
+            .map(|setting| setting.argument(&description.configuration))
+            .collect::<Result<Vec<_>>>()?;
+        bundle
+            .configure(&arguments)
+            .with_context(|| format!("{} refuses how it is configured", description.kind))?;
+        Ok(Self {
+            kind: description.kind.clone(),
+            bundle: subject.file,
+            arguments,
         })
     }
 }

@@ -5,11 +5,15 @@
 //! Nothing here takes part in consensus or knows how a note is made: guardians
 //! are `modmintd`, wallets are `modmint-cli`, and this library only starts them,
 //! speaks to them as anybody could, and ends them. [`bench`] alone has wallets in
-//! this process, many of them, as the wallet's library makes them.
+//! this process, many of them, as the wallet's library makes them. `kit` is for
+//! whoever writes a module: a new one, its component, what it is and costs, and a
+//! federation with it.
 
 pub mod bench;
 pub mod bitcoind;
+pub mod dev;
 pub mod federation;
+pub mod kit;
 pub mod process;
 pub mod programs;
 pub mod tour;

@@ -1,20 +1,11 @@
-//! `modmint`: a federation on this machine, to look at and to build against.
+//! `modmint`: a federation on this machine, to look at and to build against, and the
+//! kit for modules.
 
-use std::{
-    fmt::Display,
-    io::stdout,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{fmt::Display, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use modmint::{
-    bench,
-    federation::{Federation, Options},
-    programs, tour,
-};
+use modmint::{bench, dev::Dev, kit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,23 +23,9 @@ enum Command {
     Dev(Dev),
     /// How much a federation does, how quickly, and what it costs.
     Bench(Bench),
-}
-
-#[derive(Args)]
-struct Dev {
-    /// How many guardians: 1, 4, 7, …
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=31))]
-    guardians: u16,
-    /// Where everything is kept; a new folder. Without it a temporary one, which
-    /// is deleted at the end.
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Walk through what a federation does, with the time of each step.
-    #[arg(long)]
-    tour: bool,
-    /// End when the federation is up and the tour, if there is one, is over.
-    #[arg(long)]
-    once: bool,
+    /// Write, build, look at and try a module.
+    #[command(subcommand)]
+    Module(kit::Command),
 }
 
 #[derive(Args)]
@@ -80,7 +57,8 @@ fn main() -> ExitCode {
         .context("the runtime cannot be started")
         .and_then(|runtime| runtime.block_on(until_told_to_stop(command)));
     match run {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("modmint: {error:#}");
             ExitCode::FAILURE
@@ -90,67 +68,23 @@ fn main() -> ExitCode {
 
 /// Runs it until it is done or a signal comes. Dropping what runs ends every
 /// process that it started.
-async fn until_told_to_stop(command: Command) -> Result<()> {
+async fn until_told_to_stop(command: Command) -> Result<bool> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let run = async {
-        match command {
-            Command::Dev(dev) => develop(dev).await,
-            Command::Bench(bench) => measure(bench).await,
-        }
-    };
     tokio::select! {
-        done = run => done,
-        _ = interrupt.recv() => { println!("\nStopped."); Ok(()) }
-        _ = terminate.recv() => Ok(()),
+        done = run(command) => done,
+        _ = interrupt.recv() => { println!("\nStopped."); Ok(true) }
+        _ = terminate.recv() => Ok(true),
     }
 }
 
-async fn develop(dev: Dev) -> Result<()> {
-    let temporary;
-    let folder = match &dev.dir {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("{} cannot be created", folder.display()))?;
-            ensure!(
-                std::fs::read_dir(folder)?.next().is_none(),
-                "{} is not empty; a new folder is expected",
-                folder.display()
-            );
-            folder.canonicalize()?
-        }
-        None => {
-            temporary = tempfile::tempdir()?;
-            temporary.path().to_owned()
-        }
-    };
-    let start = Instant::now();
-    let options = Options {
-        guardians: dev.guardians,
-        ..Options::standard()?
-    };
-    println!(
-        "Founding a federation of {} guardians on a regtest bitcoind …",
-        dev.guardians
-    );
-    let federation = Federation::found(&folder, options).await?;
-    println!(
-        "It is up after {:.1} s: {} must agree.\n",
-        start.elapsed().as_secs_f64(),
-        modmint_core::threshold(federation.size())
-    );
-    describe(&federation);
-    if dev.tour {
-        tour::walk(&federation, stdout()).await?;
+/// False if what was asked for was found wanting, and said so.
+async fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Dev(dev) => dev.run().await.map(|()| true),
+        Command::Bench(bench) => measure(bench).await.map(|()| true),
+        Command::Module(module) => module.run().await,
     }
-    if !dev.once {
-        println!("\nIt stays up until Ctrl-C. To join it with a wallet of your own:\n");
-        println!("  export MODMINT_WALLET_DIR=$(mktemp -d)");
-        let program = programs::program("modmint-cli")?;
-        println!("  {} join {}", program.display(), federation.invite);
-        std::future::pending::<()>().await;
-    }
-    federation.stop().await
 }
 
 async fn measure(options: Bench) -> Result<()> {
@@ -175,21 +109,4 @@ fn print(report: &(impl Serialize + Display), json: bool) -> Result<()> {
         false => println!("{report}"),
     }
     Ok(())
-}
-
-fn describe(federation: &Federation) {
-    println!("  bitcoind    {}", federation.bitcoind.url());
-    println!(
-        "              cookie {}",
-        federation.bitcoind.cookie_file().display()
-    );
-    for guardian in &federation.guardians {
-        println!(
-            "  {}  {}  log {}",
-            guardian.name(),
-            guardian.api_url(),
-            guardian.log_file().display()
-        );
-    }
-    println!("  invite      {}\n", federation.invite);
 }

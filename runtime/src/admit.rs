@@ -118,16 +118,68 @@ pub enum AdmitError {
     },
 }
 
+impl AdmitError {
+    /// What whoever wrote the module does about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => {
+                "build it with `modmint module build`, which optimises for size and strips names, \
+                 and leave out what is large: parsers, regular expressions, tables"
+            }
+            Self::Invalid(_) => {
+                "build it with `modmint module build`, or make a component of a core module of \
+                 this contract's world with wit-component; threads, vectors (SIMD), exceptions, \
+                 tail calls and garbage collection are not accepted"
+            }
+            Self::TooMany { .. } => {
+                "link everything into one core module with one memory, and start with little \
+                 memory: it grows by itself"
+            }
+            Self::Function { .. } => {
+                "split the function, or keep the compiler from inlining others into it \
+                 (#[inline(never)])"
+            }
+            Self::UnknownImport { import } if import.starts_with("wasi:") => {
+                "compile to wasm32-unknown-unknown, not to a WASI target, and leave out what \
+                 needs clocks, files, environment or random numbers: a module has the contract's \
+                 imports alone"
+            }
+            Self::UnknownImport { .. } => {
+                "import only what wit/federation-module.wit has, in this version of it"
+            }
+            Self::ImportType { .. } | Self::ExportType { .. } => {
+                "make the bindings from wit/federation-module.wit of this very version"
+            }
+            Self::UnknownExport { .. } => {
+                "export the interfaces of one of the contract's worlds and nothing else"
+            }
+            Self::MissingExport { .. } => {
+                "implement it; with the SDK, name the world in modmint_sdk::export!(…)"
+            }
+            Self::Description { .. } => "change what `describe` or `actions` returns",
+        }
+    }
+}
+
 /// Checks a bundle without running it.
 ///
 /// # Errors
 /// Names the import, export, function, size or field that is wrong.
 pub fn admit(bytes: &[u8]) -> Result<Admission, AdmitError> {
+    examine(bytes).map_err(|mut findings| findings.swap_remove(0))
+}
+
+/// As [`admit`], for whoever wrote the bundle: goes on behind the first finding where
+/// that makes sense, with imports and exports.
+///
+/// # Errors
+/// At least one finding.
+pub fn examine(bytes: &[u8]) -> Result<Admission, Vec<AdmitError>> {
     if bytes.len() > limits::MAX_BUNDLE_BYTES {
-        return Err(AdmitError::TooLarge {
+        return Err(vec![AdmitError::TooLarge {
             size: bytes.len(),
             limit: limits::MAX_BUNDLE_BYTES,
-        });
+        }]);
     }
     // One validator for both, because only types of one validator compare.
     let mut validator = Validator::new_with_features(FEATURES);
@@ -136,9 +188,15 @@ pub fn admit(bytes: &[u8]) -> Result<Admission, AdmitError> {
         .expect("the contract is encoded by the compiler of this crate");
     let contract = Contract::new(&contract);
     validator.reset();
-    let (bundle, imports, exports) = measure(&mut validator, bytes)?;
-    let imported = contract.check_imports(&bundle, &imports)?;
-    let (has_server, has_client, has_ecash) = contract.check_exports(&bundle, &exports)?;
+    let (bundle, imports, exports) =
+        measure(&mut validator, bytes).map_err(|finding| vec![finding])?;
+    let mut findings = Vec::new();
+    let imported = contract.check_imports(&bundle, &imports, &mut findings);
+    let (has_server, has_client, has_ecash) =
+        contract.check_exports(&bundle, &exports, &mut findings);
+    if !findings.is_empty() {
+        return Err(findings);
+    }
     Ok(Admission {
         has_server,
         has_client,
@@ -312,7 +370,12 @@ impl<'a> Contract<'a> {
     }
 
     /// What the bundle imports, as `interface.function`.
-    fn check_imports(&self, bundle: &Types, names: &[String]) -> Result<Vec<String>, AdmitError> {
+    fn check_imports(
+        &self,
+        bundle: &Types,
+        names: &[String],
+        findings: &mut Vec<AdmitError>,
+    ) -> Vec<String> {
         let mut functions = Vec::new();
         for name in names {
             let unknown = |import: String| AdmitError::UnknownImport { import };
@@ -320,30 +383,34 @@ impl<'a> Contract<'a> {
                 self.world.imports.get(name).map(|item| item.ty),
                 bundle.component_item_for_import(name).map(|item| item.ty),
             ) else {
-                return Err(unknown(name.clone()));
+                findings.push(unknown(name.clone()));
+                continue;
             };
             let bundle = bundle.as_ref();
+            let before = findings.len();
             if let (ComponentEntityType::Instance(wanted), ComponentEntityType::Instance(given)) =
                 (wanted, given)
             {
                 let (wanted, given) = (&self.types[wanted], &bundle[given]);
                 for (function, item) in &given.exports {
                     if !wanted.exports.contains_key(function) {
-                        return Err(unknown(format!("{name}#{function}")));
-                    }
-                    if matches!(item.ty, ComponentEntityType::Func(_)) {
+                        findings.push(unknown(format!("{name}#{function}")));
+                    } else if matches!(item.ty, ComponentEntityType::Func(_)) {
                         functions.push(format!("{}.{function}", interface(name)));
                     }
                 }
             }
-            SubtypeCx::new_with_refs(self.types, bundle)
-                .component_entity_type(&wanted, &given, 0)
-                .map_err(|error| AdmitError::ImportType {
-                    import: name.clone(),
-                    reason: one_line(&error),
-                })?;
+            if findings.len() > before {
+                continue;
+            }
+            let compared = SubtypeCx::new_with_refs(self.types, bundle)
+                .component_entity_type(&wanted, &given, 0);
+            findings.extend(compared.err().map(|error| AdmitError::ImportType {
+                import: name.clone(),
+                reason: one_line(&error),
+            }));
         }
-        Ok(functions)
+        functions
     }
 
     /// Whether the bundle has a server, a client and an e-cash part.
@@ -351,44 +418,57 @@ impl<'a> Contract<'a> {
         &self,
         bundle: &Types,
         names: &[String],
-    ) -> Result<(bool, bool, bool), AdmitError> {
+        findings: &mut Vec<AdmitError>,
+    ) -> (bool, bool, bool) {
         for name in names {
             let (Some(wanted), Some(given)) = (
                 self.world.exports.get(name).map(|item| item.ty),
                 bundle.component_item_for_export(name).map(|item| item.ty),
             ) else {
-                return Err(AdmitError::UnknownExport {
+                findings.push(AdmitError::UnknownExport {
                     export: name.clone(),
                 });
+                continue;
             };
-            SubtypeCx::new_with_refs(bundle.as_ref(), self.types)
-                .component_entity_type(&given, &wanted, 0)
-                .map_err(|error| AdmitError::ExportType {
-                    export: name.clone(),
-                    reason: one_line(&error),
-                })?;
+            let compared = SubtypeCx::new_with_refs(bundle.as_ref(), self.types)
+                .component_entity_type(&given, &wanted, 0);
+            findings.extend(compared.err().map(|error| AdmitError::ExportType {
+                export: name.clone(),
+                reason: one_line(&error),
+            }));
         }
         let has = |interface_name: &str| names.iter().any(|name| interface(name) == interface_name);
-        let missing = |export: &str, reason| {
-            Err(AdmitError::MissingExport {
-                export: export.into(),
-                reason,
-            })
-        };
         let (server, client, ecash) = (has("server"), has("client"), has("ecash"));
-        if !has("module-info") {
-            return missing("module-info", "every module says what it is");
+        for (missing, export, reason) in [
+            (
+                !has("module-info"),
+                "module-info",
+                "every module says what it is",
+            ),
+            (
+                !server && !client,
+                "server",
+                "a module has a server or a client or both",
+            ),
+            (
+                ecash && !client,
+                "client",
+                "who exports ecash exports client too",
+            ),
+            (
+                ecash && !server,
+                "server",
+                "who exports ecash exports server too",
+            ),
+        ] {
+            if missing {
+                findings.push(AdmitError::MissingExport {
+                    export: export.into(),
+                    reason,
+                });
+            }
         }
-        if !server && !client {
-            return missing("server", "a module has a server or a client or both");
-        }
-        if ecash && !client {
-            return missing("client", "who exports ecash exports client too");
-        }
-        if ecash && !server {
-            return missing("server", "who exports ecash exports server too");
-        }
-        Ok((server, client, ecash))
+        (server, client, ecash)
     }
 }
 

@@ -36,7 +36,7 @@ mod thread;
 mod trap;
 pub mod wallet;
 
-pub use admit::{Admission, AdmitError, admit};
+pub use admit::{Admission, AdmitError, admit, examine};
 pub use bundle::{Bundle, LoadError};
 pub use call::module_time;
 pub use check::verify_checks;

@@ -10,6 +10,114 @@
 //! Natively there is also `mock`: a host for one call, and a driver that plays a
 //! whole federation and its wallets without any network.
 //!
+//! | to | there is |
+//! |---|---|
+//! | keep something | [`storage::Table`], [`storage::Cell`] |
+//! | take arguments, be configured | [`parameters!`], [`Amount`] |
+//! | show something to people | [`object!`], [`Json`] |
+//! | wait for something | [`Transition`] |
+//! | refuse | [`Refusal`] |
+//! | test | `mock::Federation`, `mock::Wallet`, `mock::Cash` |
+//!
+//! A guestbook: what stands in it is stored by guardians, in an output that costs a
+//! satoshi, and shown by a query. That is a whole module, and its test.
+//!
+//! ```
+//! use modmint_sdk::{mock, storage::Table, *};
+//!
+//! struct Guestbook;
+//!
+//! const ENTRIES: Table<OutPoint, String> = Table::new(b'e');
+//!
+//! parameters! {
+//!     /// Writes a line.
+//!     struct Sign {
+//!         /// What shall stand there.
+//!         line: String,
+//!     }
+//! }
+//!
+//! impl Module for Guestbook {
+//!     type Config = ();
+//!     fn describe() -> Description {
+//!         Description {
+//!             kind: "guestbook".into(),
+//!             version: "0.1.0".into(),
+//!             summary: "Lines that stay.".into(),
+//!             server_storage: 1,
+//!             client_storage: 1,
+//!             configuration: vec![],
+//!             queries: vec![],
+//!             commands: vec![],
+//!         }
+//!     }
+//!     fn configure(_: Arguments) -> Result<Setup<()>, Refusal> {
+//!         Ok(Setup { config: (), keys: vec![] })
+//!     }
+//!     fn render(_: Item, bytes: &[u8]) -> Result<Json, Refusal> {
+//!         let line = String::from_utf8_lossy(bytes).into_owned();
+//!         Ok(object! { "line" => line })
+//!     }
+//! }
+//!
+//! impl Server for Guestbook {
+//!     type Input = Nothing;
+//!     type Output = String;
+//!     type ConsensusItem = Nothing;
+//!     fn process_input(input: Nothing) -> Result<InputEffect, Refusal> {
+//!         match input {}
+//!     }
+//!     fn process_output(line: String, place: OutPoint) -> Result<OutputEffect, Refusal> {
+//!         if line.len() > 80 {
+//!             return Err(Refusal::new("too-long", "80 bytes at most are expected"));
+//!         }
+//!         ENTRIES.put(&place, &line);
+//!         Ok(OutputEffect { value: 0, fee: 1000 })
+//!     }
+//!     fn audit() -> Vec<AuditLine> {
+//!         vec![]
+//!     }
+//! }
+//!
+//! impl Client for Guestbook {
+//!     type State = ();
+//!     fn actions() -> Vec<Action> {
+//!         vec![Sign::action("sign", Audience::Person)]
+//!     }
+//!     fn start(_: &str, arguments: Arguments) -> Result<Transition<()>, Refusal> {
+//!         let output = borsh::to_vec(&Sign::read(arguments)?.line).expect("memory");
+//!         let plan = Plan {
+//!             inputs: vec![],
+//!             outputs: vec![PlannedOutput { output, value: 0, fee: 1000 }],
+//!             confirm: Some(Quote { summary: "sign".into(), fees: vec![], expires: None }),
+//!         };
+//!         Ok(Transition::to(()).submit(1, plan))
+//!     }
+//!     fn advance(_: (), event: Event) -> Result<Transition<()>, Refusal> {
+//!         match event {
+//!             Event::Done(EffectDone { outcome: EffectResult::Accepted(_), .. }) => {
+//!                 Ok(Transition::done(()))
+//!             }
+//!             _ => Ok(Transition::failed((), Refusal::new("not-signed", "nothing was paid"))),
+//!         }
+//!     }
+//! }
+//!
+//! // export!(Guestbook: federation-module); makes the component.
+//!
+//! let federation = mock::Federation::with_cash(4);
+//! let guestbook = federation.found(mock::Bundle::federation_module::<Guestbook>(), vec![]);
+//! let mut alice = mock::Wallet::new(&federation, "alice");
+//! alice.endow(10);
+//! let sign = Sign { line: "Alice was here".into() };
+//! alice.perform(guestbook, "sign", sign.arguments()).expect("it begins");
+//! assert_eq!(alice.balance(), 9_000);
+//! federation.call(guestbook, mock::Phase::Audit, None, || {
+//!     let lines: Vec<_> = ENTRIES.iter().map(|(_, line)| line).collect();
+//!     assert_eq!(lines, ["Alice was here"]);
+//! });
+//! ```
+//!
 //! Nothing here knows what a particular module does, and nothing here is part of
 //! the guardian or of the wallet.
 

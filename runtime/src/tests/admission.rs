@@ -4,7 +4,7 @@ use wit_component::dummy_module;
 use wit_parser::ManglingAndAbi;
 
 use super::fixture::{contract, encode, server};
-use crate::{Admission, AdmitError, admit, limits};
+use crate::{Admission, AdmitError, admit, examine, limits};
 
 /// A module of the world with every import called and every export there, each of
 /// which traps.
@@ -238,4 +238,21 @@ fn memory_that_no_call_would_get_is_refused() {
         "{}",
         refusal(&bytes)
     );
+}
+
+#[test]
+fn whoever_wrote_a_bundle_learns_of_all_imports_that_are_wrong_and_what_to_do() {
+    let get = "get: func(key: list<u8>) -> option<list<u8>>;";
+    let wrong = "get: func(key: list<u8>) -> option<list<u8>>; now: func() -> u64; \
+                 environment: func() -> string;";
+    let findings = examine(&dummy("ecash-module", replaced(get, wrong))).unwrap_err();
+    let told: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    for name in ["storage@0.1.0#now", "storage@0.1.0#environment"] {
+        assert!(told.iter().any(|line| line.contains(name)), "{told:?}");
+    }
+    assert!(findings.iter().all(|finding| !finding.remedy().is_empty()));
+    let wasi = AdmitError::UnknownImport {
+        import: "wasi:clocks/wall-clock@0.2.0".into(),
+    };
+    assert!(wasi.remedy().contains("wasm32-unknown-unknown"));
 }

@@ -21,6 +21,7 @@ use modmint_crypto::{
 use super::{
     Bundle, Founded, Phase, Store,
     call::{Call, WalletSide, enter},
+    record::{ConsensusCall, Recorder},
 };
 use crate::{
     Answer, Argument, AuditLine, ChainOutPoint, ChainOutput, Item, KeyKind, KeySpec, OutPoint,
@@ -197,6 +198,7 @@ pub(super) struct State {
     pub instances: Vec<Instance>,
     pub books: Books,
     pub statuses: BTreeMap<[u8; 32], Status>,
+    pub recorder: Recorder,
 }
 
 impl State {
@@ -328,6 +330,7 @@ impl Federation {
                 instances: Vec::new(),
                 books: Books::default(),
                 statuses: BTreeMap::new(),
+                recorder: Recorder::new(),
             })),
         }
     }
@@ -370,7 +373,7 @@ impl Federation {
             config: setup.config,
             keys,
         });
-        self.consensus(instance, || bundle.init())
+        self.consensus_call(instance, ConsensusCall::Init, || bundle.init())
             .unwrap_or_else(|refusal| panic!("{kind} does not begin: {refusal:?}"));
         instance
     }
@@ -428,6 +431,16 @@ impl Federation {
         };
         state.chain.extend(outputs.iter().filter(voted).cloned());
         outputs.into_iter().map(|output| output.out_point).collect()
+    }
+
+    /// Agrees on so many more blocks, which pay nobody.
+    pub fn mine_blocks(&self, blocks: u32) {
+        self.state.borrow_mut().height += blocks;
+    }
+
+    /// The agreed height.
+    pub fn height(&self) -> u32 {
+        self.state.borrow().height
     }
 
     /// Every guardian sees this bitcoin transaction in the newest agreed block.
@@ -566,7 +579,9 @@ impl Federation {
             let instance = input.instance.0;
             let bundle = self.bundle(instance);
             let effect = self
-                .consensus(instance, || bundle.process_input(input.bytes.clone()))
+                .consensus_call(instance, ConsensusCall::Input(input.bytes.clone()), || {
+                    bundle.process_input(input.bytes.clone())
+                })
                 .map_err(refused)?;
             if !secp::verify_schnorr(&effect.spend_key, &hash, signature) {
                 return Err(refused(Refusal::new(
@@ -586,8 +601,9 @@ impl Federation {
                 txid: txid.to_vec(),
                 index: place as u16,
             };
+            let call = ConsensusCall::Output(output.bytes.clone(), out_point.clone());
             let effect = self
-                .consensus(instance, || {
+                .consensus_call(instance, call, || {
                     bundle.process_output(output.bytes.clone(), out_point)
                 })
                 .map_err(refused)?;
@@ -662,7 +678,10 @@ impl Federation {
     /// The module's refusal.
     pub fn order(&self, guardian: u16, instance: u16, item: Vec<u8>) -> Result<(), Refusal> {
         let bundle = self.bundle(instance);
-        self.consensus(instance, || bundle.process_consensus_item(guardian, item))
+        let call = ConsensusCall::ConsensusItem(guardian, item.clone());
+        self.consensus_call(instance, call, || {
+            bundle.process_consensus_item(guardian, item)
+        })
     }
 
     /// What this instance wants in the mempool now, by guardian 0.
@@ -757,7 +776,7 @@ impl Federation {
     /// What the instance says it has and owes.
     pub fn audit(&self, instance: u16) -> Vec<AuditLine> {
         let bundle = self.bundle(instance);
-        self.call(instance, Phase::Audit, None, || bundle.audit())
+        self.audit_call(instance, || bundle.audit())
     }
 
     /// What the instance has in storage.

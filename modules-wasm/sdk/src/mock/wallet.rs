@@ -168,6 +168,10 @@ impl Wallet {
         other
     }
 
+    pub(super) fn federation(&self) -> &Federation {
+        &self.federation
+    }
+
     /// What the person says from now on when asked.
     pub fn set_confirms(&mut self, confirms: bool) {
         self.confirms = confirms;

@@ -1,0 +1,151 @@
+//! `modmint dev`: a federation on this machine, to look at and to build against.
+
+use std::{io::stdout, path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::{
+    federation::{Federation, Module, Options},
+    kit::Setting,
+    programs, tour,
+    wallet::Wallet,
+};
+
+/// A federation on a regtest bitcoind of its own. Everything ends with it.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// How many guardians: 1, 4, 7, …
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=31))]
+    pub guardians: u16,
+    /// Where everything is kept; a new folder. Without it a temporary one, which
+    /// is deleted at the end.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// A module beside mint and wallet: its component, or its folder, which is built;
+    /// as often as needed.
+    #[arg(long = "module", value_name = "PATH")]
+    pub modules: Vec<PathBuf>,
+    /// What one of these is configured with; as often as needed.
+    #[arg(long = "set", value_name = "KIND.NAME=VALUE")]
+    pub settings: Vec<Setting>,
+    /// Make a wallet with so much e-cash, in the folder `wallet`.
+    #[arg(long, value_name = "SATOSHI")]
+    pub wallet: Option<u64>,
+    /// Walk through what a federation does, with the time of each step.
+    #[arg(long)]
+    pub tour: bool,
+    /// End when the federation is up and the tour, if there is one, is over.
+    #[arg(long)]
+    pub once: bool,
+}
+
+impl Dev {
+    /// Founds it and keeps it up. Dropping what runs ends every process that it
+    /// started.
+    ///
+    /// # Errors
+    /// Whatever stood in the way.
+    pub async fn run(self) -> Result<()> {
+        let temporary;
+        let folder = match &self.dir {
+            Some(folder) => {
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("{} cannot be created", folder.display()))?;
+                ensure!(
+                    std::fs::read_dir(folder)?.next().is_none(),
+                    "{} is not empty; a new folder is expected",
+                    folder.display()
+                );
+                folder.canonicalize()?
+            }
+            None => {
+                temporary = tempfile::tempdir()?;
+                temporary.path().to_owned()
+            }
+        };
+        let mut options = Options {
+            guardians: self.guardians,
+            ..Options::standard()?
+        };
+        for path in &self.modules {
+            options.modules.push(Module::at(path, &self.settings)?);
+        }
+        let known = |setting: &&Setting| !options.modules.iter().any(|m| setting.is_of(&m.kind));
+        if let Some(stray) = self.settings.iter().find(known) {
+            bail!("--set {stray}: no module is of this kind; KIND.NAME=VALUE is expected");
+        }
+        let up = Up::found(folder, options).await?;
+        if self.tour {
+            tour::walk(&up.federation, stdout()).await?;
+        }
+        if let Some(satoshi) = self.wallet {
+            up.rich_wallet(satoshi).await?;
+        }
+        if !self.once {
+            println!("\nIt stays up until Ctrl-C.");
+            if self.wallet.is_none() {
+                println!("To join it with a wallet of your own:\n");
+                println!("  export MODMINT_WALLET_DIR=$(mktemp -d)");
+                let program = programs::program("modmint-cli")?;
+                println!("  {} join {}", program.display(), up.federation.invite);
+            }
+            std::future::pending::<()>().await;
+        }
+        up.federation.stop().await
+    }
+}
+
+/// A federation that is up.
+pub(crate) struct Up {
+    pub(crate) federation: Federation,
+}
+
+impl Up {
+    /// Founds one and tells about it.
+    pub(crate) async fn found(folder: PathBuf, options: Options) -> Result<Self> {
+        let start = Instant::now();
+        println!(
+            "Founding a federation of {} guardians on a regtest bitcoind …",
+            options.guardians
+        );
+        let federation = Federation::found(&folder, options).await?;
+        println!(
+            "It is up after {:.1} s: {} must agree.\n",
+            start.elapsed().as_secs_f64(),
+            modmint_core::threshold(federation.size())
+        );
+        describe(&federation);
+        Ok(Self { federation })
+    }
+
+    /// A wallet with money in it, and how to use it.
+    pub(crate) async fn rich_wallet(&self, satoshi: u64) -> Result<()> {
+        let folder = self.federation.folder().join("wallet");
+        let wallet = Wallet::join(&folder, &self.federation.invite).await?;
+        tour::deposit(&self.federation, &wallet, satoshi).await?;
+        println!("A wallet with {satoshi} sat is ready:\n");
+        println!("  export MODMINT_WALLET_DIR={}", folder.display());
+        for module in &self.federation.plan.modules {
+            println!("  modmint-cli {} --help", module.kind);
+        }
+        Ok(())
+    }
+}
+
+fn describe(federation: &Federation) {
+    println!("  bitcoind    {}", federation.bitcoind.url());
+    println!(
+        "              cookie {}",
+        federation.bitcoind.cookie_file().display()
+    );
+    for guardian in &federation.guardians {
+        println!(
+            "  {}  {}  log {}",
+            guardian.name(),
+            guardian.api_url(),
+            guardian.log_file().display()
+        );
+    }
+    println!("  invite      {}\n", federation.invite);
+}

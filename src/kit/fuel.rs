@@ -1,0 +1,374 @@
+//! What a module's consensus calls cost.
+//!
+//! Native tests cannot meter: fuel is what the component's instructions cost. So the
+//! SDK's mock host writes down the calls that tests make, with all that they could see,
+//! and here they are made again on the component. That what comes out is the same is
+//! checked on the way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use modmint_core::{
+    FederationId, InstanceId, OutPoint, PeerId, TxId,
+    config::{HexBytes, InstanceConfig, InstanceKey, Network},
+    sha256,
+};
+use modmint_runtime::{
+    Approval, Bundle, CallError, Called, ChainOutPoint, ChainOutput, Context, Engines, Host,
+    HostError, HostResult, Instance, Signable, limits,
+};
+use modmint_sdk::mock::{ConsensusCall, RECORD, RecordedCall, Store, Surroundings};
+
+use super::{
+    Subject,
+    build::{Project, tool},
+};
+
+/// Meter the calls that a module's tests make, on its component
+#[derive(Debug, Args)]
+pub struct Fuel {
+    /// The module's folder
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+    /// For `cargo test`, which is run
+    #[arg(last = true)]
+    cargo: Vec<String>,
+}
+
+impl Fuel {
+    pub(super) fn report(self) -> Result<bool> {
+        let project = Project::at(&self.folder)?;
+        let budgets = budgets(&project.package.metadata)?;
+        let subject = Subject::read(&self.folder)?;
+        let recorded = tempfile::tempdir()?;
+        let status = Command::new(tool("CARGO", "cargo"))
+            .arg("test")
+            .args(["--package", &project.package.name])
+            .args(&self.cargo)
+            .current_dir(&self.folder)
+            .env(RECORD, recorded.path())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .context("cargo cannot be started")?;
+        ensure!(status.success(), "the module's tests fail: cargo test");
+        let report = measure(&subject.bytes, &read(recorded.path())?)?;
+        println!("{report}");
+        let over = report.over(&budgets);
+        for line in report.differences.iter().chain(&over) {
+            println!("{line}");
+        }
+        Ok(report.differences.is_empty() && over.is_empty())
+    }
+}
+
+/// `[package.metadata.modmint.fuel]` of a Cargo.toml: the most for each export.
+fn budgets(metadata: &serde_json::Value) -> Result<BTreeMap<String, u64>> {
+    match &metadata["modmint"]["fuel"] {
+        serde_json::Value::Null => Ok(BTreeMap::new()),
+        budgets => serde_json::from_value(budgets.clone())
+            .context("[package.metadata.modmint.fuel]: export = fuel is expected"),
+    }
+}
+
+fn read(folder: &Path) -> Result<Vec<RecordedCall>> {
+    let mut calls = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let bytes = std::fs::read(entry?.path())?;
+        let more: Vec<RecordedCall> = borsh::from_slice(&bytes)
+            .context("the module is tested with another version of the SDK than this program's")?;
+        calls.extend(more);
+    }
+    Ok(calls)
+}
+
+/// What the calls of one export cost.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    /// How many there were.
+    pub calls: u64,
+    /// How many of them were refused.
+    pub refused: u64,
+    /// The dearest.
+    pub most: u64,
+    /// All of them.
+    pub sum: u64,
+}
+
+/// What all calls cost.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// By the export's name.
+    pub exports: BTreeMap<String, Cost>,
+    /// Where the component does something else than the native module.
+    pub differences: Vec<String>,
+}
+
+impl Report {
+    /// What is dearer than its budget, in words.
+    pub fn over(&self, budgets: &BTreeMap<String, u64>) -> Vec<String> {
+        let over = |(export, budget): (&String, &u64)| {
+            let most = self.exports.get(export)?.most;
+            (most > *budget).then(|| format!("{export} costs {most} fuel, its budget is {budget}"))
+        };
+        budgets.iter().filter_map(over).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<24}{:>8}{:>9}{:>12}{:>12}{:>10}",
+            "export", "calls", "refused", "mean fuel", "most fuel", "of limit"
+        )?;
+        for (export, cost) in &self.exports {
+            let mean = cost.sum / cost.calls.max(1);
+            let share = cost.most as f64 / limits::MAX_FUEL as f64 * 100.0;
+            write!(
+                f,
+                "\n{export:<24}{:>8}{:>9}{mean:>12}{:>12}{share:>9.2}%",
+                cost.calls, cost.refused, cost.most
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes recorded calls of this bundle's kind again, on the component.
+///
+/// # Errors
+/// The bundle is refused, there is no call of its kind, or this machine cannot run it.
+pub fn measure(component: &[u8], calls: &[RecordedCall]) -> Result<Report> {
+    let bundle = Bundle::load(&Engines::new()?, component)?;
+    let kind = &bundle.description().kind;
+    let mut report = Report::default();
+    for call in calls.iter().filter(|call| &call.kind == kind) {
+        let (called, after) = replay(&bundle, call);
+        let cost = report
+            .exports
+            .entry(call.call.export().to_owned())
+            .or_default();
+        cost.calls += 1;
+        cost.refused += u64::from(call.after.is_err());
+        cost.most = cost.most.max(called.fuel);
+        cost.sum += called.fuel;
+        let component = match called.result {
+            Ok(()) => Ok(after),
+            Err(CallError::Refused(refusal)) => Err(refusal.code),
+            Err(CallError::Trapped(trap)) => Err(format!("a trap: {trap}")),
+            Err(CallError::Host(error)) => bail!("{error}"),
+        };
+        if component != call.after {
+            let told = |result: &Result<Store, String>| match result {
+                Ok(_) => "takes it".to_owned(),
+                Err(code) => format!("says {code}"),
+            };
+            report.differences.push(format!(
+                "{}: the native module {}, the component {}{}",
+                call.call.export(),
+                told(&call.after),
+                told(&component),
+                match component.is_ok() && call.after.is_ok() {
+                    true => " and writes something else",
+                    false => "",
+                }
+            ));
+        }
+    }
+    ensure!(
+        !report.exports.is_empty(),
+        "no test calls a module of the kind {kind:?} in a modmint_sdk::mock::Federation"
+    );
+    Ok(report)
+}
+
+fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store) {
+    let around = &call.around;
+    let key = |(label, kind, public_keys): &modmint_sdk::mock::RecordedKey| InstanceKey {
+        label: label.clone(),
+        kind: *kind,
+        public_keys: public_keys.iter().cloned().map(HexBytes).collect(),
+        share_keys: Vec::new(),
+    };
+    let context = Context {
+        federation: FederationId(around.federation),
+        network: Network::Regtest,
+        peers: around.peers,
+        threshold: around.threshold,
+        instance: InstanceConfig {
+            id: InstanceId(call.instance),
+            kind: call.kind.clone(),
+            bundle: bundle.hash(),
+            config: around.config.clone(),
+            keys: around.keys.iter().map(key).collect(),
+        },
+    };
+    let instance = Instance::new(Arc::clone(bundle), context);
+    let replay = Arc::new(Replay {
+        around: around.clone(),
+        state: Mutex::new(State {
+            storage: call.before.clone(),
+            claimed: around.claimed.clone(),
+            held: around.held,
+            approved: around.approved.clone(),
+        }),
+    });
+    let host: Arc<dyn Host> = replay.clone();
+    let called = match &call.call {
+        ConsensusCall::Init => instance.init(&host),
+        ConsensusCall::Input(bytes) => nothing(instance.process_input(&host, bytes)),
+        ConsensusCall::Output(bytes, place) => {
+            let txid = place.txid.as_slice().try_into().unwrap_or_default();
+            let place = OutPoint {
+                txid: TxId(txid),
+                index: place.index,
+            };
+            nothing(instance.process_output(&host, bytes, place))
+        }
+        ConsensusCall::ConsensusItem(peer, bytes) => {
+            instance.process_consensus_item(&host, PeerId(*peer), bytes)
+        }
+        ConsensusCall::Audit => nothing(instance.audit(&host)),
+    };
+    let storage = replay.lock().storage.clone();
+    (called, storage)
+}
+
+fn nothing<T>(called: Called<T>) -> Called<()> {
+    Called {
+        result: called.result.map(drop),
+        fuel: called.fuel,
+    }
+}
+
+/// The mock federation as it was at a call.
+struct Replay {
+    around: Surroundings,
+    state: Mutex<State>,
+}
+
+struct State {
+    storage: Store,
+    claimed: BTreeSet<([u8; 32], u32)>,
+    held: u64,
+    approved: BTreeSet<(String, Vec<u8>, Vec<u8>)>,
+}
+
+impl Replay {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn chain_output(output: &modmint_sdk::ChainOutput) -> HostResult<ChainOutput> {
+    let txid = output.out_point.txid.as_slice().try_into();
+    Ok(ChainOutput {
+        out_point: ChainOutPoint {
+            txid: txid.map_err(HostError::new)?,
+            vout: output.out_point.vout,
+        },
+        script: output.script.clone(),
+        satoshi: output.satoshi,
+        height: output.height,
+    })
+}
+
+impl Host for Replay {
+    fn get(&self, key: &[u8]) -> HostResult<Option<Vec<u8>>> {
+        Ok(self.lock().storage.get(key).cloned())
+    }
+    fn put(&self, key: &[u8], value: &[u8]) -> HostResult<()> {
+        self.lock().storage.insert(key.to_vec(), value.to_vec());
+        Ok(())
+    }
+    fn delete(&self, key: &[u8]) -> HostResult<()> {
+        self.lock().storage.remove(key);
+        Ok(())
+    }
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> HostResult<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut bytes = 0;
+        let state = self.lock();
+        let entries = state.storage.iter();
+        Ok(entries
+            .filter(|(key, _)| key.starts_with(prefix))
+            .filter(|(key, _)| after.is_none_or(|after| key.as_slice() > after))
+            .take(limit)
+            .take_while(|(key, value)| {
+                bytes += key.len() + value.len();
+                bytes <= max_bytes
+            })
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
+    }
+    fn block_height(&self) -> HostResult<u32> {
+        Ok(self.around.height)
+    }
+    fn block_hash(&self, height: u32) -> HostResult<Option<[u8; 32]>> {
+        Ok((height <= self.around.height).then(|| sha256(&height.to_be_bytes())))
+    }
+    fn chain_output_at(&self, place: &ChainOutPoint) -> HostResult<Option<ChainOutput>> {
+        let mut chain = self.around.chain.iter();
+        chain
+            .find(|output| {
+                output.out_point.txid == place.txid && output.out_point.vout == place.vout
+            })
+            .map(chain_output)
+            .transpose()
+    }
+    fn chain_outputs(&self, script: &[u8]) -> HostResult<Vec<ChainOutput>> {
+        let chain = self.around.chain.iter();
+        chain
+            .filter(|output| output.script == script)
+            .take(100)
+            .map(chain_output)
+            .collect()
+    }
+    fn fee_rate(&self) -> HostResult<u64> {
+        Ok(self.around.fee_rate)
+    }
+    fn unix_time(&self) -> HostResult<u64> {
+        Ok(self.around.time)
+    }
+    fn approve(&self, what: &Signable) -> HostResult<Approval> {
+        let what = (what.label.clone(), what.message.clone(), what.terms.clone());
+        Ok(match self.lock().approved.insert(what) {
+            true => Approval::Approved,
+            false => Approval::Before,
+        })
+    }
+    fn revoke(&self, what: &Signable) -> HostResult<()> {
+        let what = (what.label.clone(), what.message.clone(), what.terms.clone());
+        self.lock().approved.remove(&what);
+        Ok(())
+    }
+    fn claim(&self, place: &ChainOutPoint) -> HostResult<Option<ChainOutput>> {
+        let Some(output) = self.chain_output_at(place)? else {
+            return Ok(None);
+        };
+        let mut state = self.lock();
+        if !state.claimed.insert((place.txid, place.vout)) {
+            return Ok(None);
+        }
+        state.held += output.satoshi;
+        Ok(Some(output))
+    }
+    fn release(&self, satoshi: u64) -> HostResult<bool> {
+        let mut state = self.lock();
+        let left = state.held.checked_sub(satoshi);
+        state.held = left.unwrap_or(state.held);
+        Ok(left.is_some())
+    }
+}

@@ -1,0 +1,199 @@
+//! What a bundle is.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use modmint_core::{Parameter, ParameterKind};
+use modmint_runtime::{Admission, Audience, Bundle, Endpoint, examine};
+use serde_json::{Value, json};
+
+use super::{Setting, Subject, check::world};
+
+/// Show what a bundle is and what it can do
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A component, or a module's folder, which is built
+    #[arg(default_value = ".")]
+    module: PathBuf,
+    /// For the module's `configure`, which names the keys; as often as needed
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<Setting>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub(super) fn show(self) -> Result<()> {
+        let subject = Subject::read(&self.module)?;
+        let bundle = subject.load()?;
+        let admission = examine(&subject.bytes).map_err(|mut findings| findings.swap_remove(0))?;
+        let described = describe(&bundle, &admission, &self.settings)?;
+        if self.json {
+            println!("{described:#}");
+        } else {
+            print!("{}", in_words(&described));
+        }
+        Ok(())
+    }
+}
+
+fn describe(bundle: &Bundle, admission: &Admission, settings: &[Setting]) -> Result<Value> {
+    let description = bundle.description();
+    let arguments = settings.iter();
+    let arguments: Result<Vec<_>> = arguments
+        .map(|setting| setting.argument(&description.configuration))
+        .collect();
+    // Without what it asks for, a module cannot say which keys it needs.
+    let keys = match bundle.configure(&arguments?) {
+        Ok(setup) => setup
+            .keys
+            .iter()
+            .map(|key| json!({ "label": key.label, "kind": key.kind }))
+            .collect(),
+        Err(error) => json!({ "unknown": error.to_string() }),
+    };
+    let actions = bundle.actions().iter().map(|action| {
+        json!({
+            "name": action.name,
+            "summary": action.summary,
+            "audience": match action.audience {
+                Audience::Person => "person",
+                Audience::Gateway => "gateway",
+                Audience::Background => "background",
+            },
+            "parameters": parameters(&action.parameters),
+        })
+    });
+    Ok(json!({
+        "kind": description.kind,
+        "version": description.version,
+        "summary": description.summary,
+        "hash": bundle.hash(),
+        "size": bundle.bytes_len(),
+        "is": world(admission),
+        "storage": { "server": description.server_storage, "client": description.client_storage },
+        "able_to": admission.capabilities,
+        "configuration": parameters(&description.configuration),
+        "keys": keys,
+        "queries": endpoints(&description.queries),
+        "commands": endpoints(&description.commands),
+        "actions": actions.collect::<Vec<_>>(),
+    }))
+}
+
+fn endpoints(endpoints: &[Endpoint]) -> Vec<Value> {
+    let endpoint = |endpoint: &Endpoint| {
+        json!({
+            "name": endpoint.name,
+            "summary": endpoint.summary,
+            "parameters": parameters(&endpoint.parameters),
+        })
+    };
+    endpoints.iter().map(endpoint).collect()
+}
+
+fn parameters(parameters: &[Parameter]) -> Vec<Value> {
+    let parameter = |parameter: &Parameter| {
+        json!({
+            "name": parameter.name,
+            "summary": parameter.summary,
+            "kind": kind(&parameter.kind),
+            "required": parameter.required,
+        })
+    };
+    parameters.iter().map(parameter).collect()
+}
+
+fn kind(kind: &ParameterKind) -> String {
+    match kind {
+        ParameterKind::Text => "text".into(),
+        ParameterKind::Number => "number".into(),
+        ParameterKind::Flag => "flag".into(),
+        ParameterKind::Bytes => "hexadecimal".into(),
+        ParameterKind::Amount => "amount".into(),
+        ParameterKind::Choice(choices) => choices.join("|"),
+        ParameterKind::Texts => "texts".into(),
+    }
+}
+
+fn in_words(described: &Value) -> String {
+    let text = |field: &str| described[field].as_str().unwrap_or_default();
+    let mut lines = vec![
+        format!("{} {}: {}", text("kind"), text("version"), text("summary")),
+        format!("  sha256   {}", text("hash")),
+        format!("  size     {} bytes", described["size"]),
+        format!("  is       {}", text("is")),
+        format!(
+            "  storage  version {} on guardians, {} in wallets",
+            described["storage"]["server"], described["storage"]["client"]
+        ),
+    ];
+    lines.push("It is able to".into());
+    for capability in list(&described["able_to"]) {
+        let words = capability.as_str().unwrap_or_default();
+        lines.push(format!("  - {words}"));
+    }
+    match &described["keys"] {
+        Value::Array(keys) if keys.is_empty() => lines.push("Keys: none".into()),
+        Value::Array(keys) => {
+            lines.push("Keys".into());
+            lines.extend(keys.iter().map(|key| {
+                let text = |field: &str| key[field].as_str().unwrap_or_default().to_owned();
+                format!("  {} ({})", text("label"), text("kind"))
+            }));
+        }
+        unknown => lines.push(format!(
+            "Keys: not known, {}",
+            unknown["unknown"].as_str().unwrap_or_default()
+        )),
+    }
+    lines.push("Configuration".into());
+    lines.extend(parameter_lines(&described["configuration"], "  "));
+    for (title, field) in [
+        ("Queries", "queries"),
+        ("Commands", "commands"),
+        ("Actions", "actions"),
+    ] {
+        lines.push(title.into());
+        let all = list(&described[field]);
+        if all.is_empty() {
+            lines.push("  none".into());
+        }
+        for endpoint in all {
+            let text = |field: &str| endpoint[field].as_str().unwrap_or_default();
+            let audience = match text("audience") {
+                "" | "person" => String::new(),
+                other => format!(" ({other})"),
+            };
+            lines.push(format!("  {}{audience}: {}", text("name"), text("summary")));
+            if !list(&endpoint["parameters"]).is_empty() {
+                lines.extend(parameter_lines(&endpoint["parameters"], "    "));
+            }
+        }
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn parameter_lines(parameters: &Value, indent: &str) -> Vec<String> {
+    let all = list(parameters);
+    if all.is_empty() {
+        return vec![format!("{indent}none")];
+    }
+    all.iter()
+        .map(|parameter| {
+            let text = |field: &str| parameter[field].as_str().unwrap_or_default();
+            let name = match parameter["required"] == true {
+                true => text("name").to_owned(),
+                false => format!("[{}]", text("name")),
+            };
+            format!("{indent}{name} ({}): {}", text("kind"), text("summary"))
+        })
+        .collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

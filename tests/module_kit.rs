@@ -1,0 +1,358 @@
+//! `modmint module`: from an empty folder to a module in a federation.
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use common::until;
+use modmint::kit::{self, fuel};
+use modmint_escrow::{Claim, Escrow, Open};
+use modmint_sdk::{
+    Amount,
+    mock::{Bundle, Federation, OperationId, Wallet},
+};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    TempDir::with_prefix("modmint-test-").expect("a folder")
+}
+
+fn modmint(folder: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_modmint"));
+    command.current_dir(folder).args(words);
+    command.output().expect("it starts")
+}
+
+/// What a command that succeeds prints.
+fn told(folder: &Path, words: &[&str]) -> String {
+    let output = modmint(folder, words);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{words:?}: {out}{err}");
+    out.into_owned()
+}
+
+fn escrow() -> PathBuf {
+    kit::example("escrow")
+        .expect("the example builds")
+        .component
+}
+
+#[test]
+fn a_bundle_is_checked_and_shown_with_all_that_it_is() {
+    let here = folder();
+    let component = escrow();
+    let component = component.to_str().expect("text");
+    let checked = told(here.path(), &["module", "check", component]);
+    assert!(checked.contains("admitted as escrow 0.1.0"), "{checked}");
+    assert!(checked.contains("store data of its own"), "{checked}");
+    assert!(!checked.contains("hold bitcoin"), "{checked}");
+
+    let json = told(here.path(), &["module", "inspect", component, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["kind"], "escrow");
+    assert_eq!(json["keys"].as_array().map(Vec::len), Some(0));
+    assert_eq!(json["configuration"][0]["kind"], "amount");
+    let actions: Vec<_> = json["actions"].as_array().expect("a list").iter().collect();
+    let names: Vec<_> = actions.iter().filter_map(|a| a["name"].as_str()).collect();
+    assert_eq!(names, ["key", "open", "show", "release", "refund", "claim"]);
+    let words = told(here.path(), &["module", "inspect", component]);
+    assert!(words.contains("[blocks] (number)"), "{words}");
+    println!("{words}");
+
+    // The mint's 42 keys.
+    let mint = modmint::programs::bundle("mint").expect("built");
+    let mint = mint.to_str().expect("text");
+    let words = told(here.path(), &["module", "inspect", mint]);
+    assert!(words.contains("note-41 (blind-signature)"), "{words}");
+}
+
+#[test]
+fn what_is_wrong_with_a_bundle_is_said_with_its_remedy() {
+    let here = folder();
+    std::fs::write(here.path().join("no.wasm"), b"\0asm\x01\0\0\0").expect("written");
+    let output = modmint(here.path(), &["module", "check", "no.wasm"]);
+    assert!(!output.status.success());
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("1. the bundle is no component"), "{told}");
+    assert!(told.contains("modmint module build"), "{told}");
+    let output = modmint(here.path(), &["module", "build"]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("modmint module new"), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_federation_has_any_bundle_in_it_and_a_setting_that_fits_none_is_refused() {
+    let here = folder();
+    let (federation, component) = (here.path().join("federation"), escrow());
+    let dev = |settings: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_modmint"));
+        command
+            .args(["dev", "--once", "--wallet", "10000"])
+            .arg("--dir")
+            .arg(&federation)
+            .arg("--module")
+            .arg(&component);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command.output().expect("it starts")
+    };
+    for (setting, why) in [
+        ("mint2.fee=1sat", "no module is of this kind"),
+        ("escrow.fees=1sat", "none of: fee"),
+        ("escrow.fee=2000sat", "at most 1000 sat"),
+    ] {
+        let output = dev(&[setting]);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(complaint.contains(why), "{complaint}");
+    }
+    let output = dev(&["escrow.fee=3sat"]);
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("modmint-cli escrow --help"), "{out}");
+    // Its people see the module without any program's help.
+    let wallet = modmint::wallet::Wallet::at(&federation.join("wallet"));
+    let info = wallet
+        .run(&["info"])
+        .await
+        .expect("offline, it still knows");
+    assert!(info.to_string().contains("escrow"), "{info}");
+}
+
+/// Escrow, played natively with its calls written down.
+fn played() -> Federation {
+    let federation = Federation::with_cash(4);
+    federation.record();
+    let escrow = Bundle::federation_module::<Escrow>();
+    assert_eq!(federation.found(escrow, Vec::new()), 1);
+    let mut wallets = ["buyer", "seller", "arbiter"].map(|name| Wallet::new(&federation, name));
+    wallets[0].endow(5_000);
+    let detail = |wallet: &Wallet, operation: OperationId, name: &str| {
+        let hex = wallet.operation(operation).detail(name);
+        modmint_core::decode_hex(&hex.expect("it is shown")).expect("hexadecimal")
+    };
+    let [_, seller, arbiter] = [0, 1, 2].map(|party| {
+        let wallet: &mut Wallet = &mut wallets[party];
+        let operation = wallet.perform(1, "key", Vec::new()).expect("it begins");
+        detail(wallet, operation, "key")
+    });
+    let open = Open {
+        amount: Amount(1_000_000),
+        seller,
+        arbiter,
+        blocks: Some(10),
+    };
+    for approved in [true, false] {
+        let operation = wallets[0].perform(1, "open", open.clone().arguments());
+        let contract = detail(&wallets[0], operation.expect("it begins"), "contract");
+        let mut claim = Claim {
+            contract: contract.clone(),
+            approval: None,
+        };
+        if approved {
+            let approve = modmint_escrow::Approve { contract };
+            let operation = wallets[2].perform(1, "release", approve.arguments());
+            claim.approval = Some(detail(
+                &wallets[2],
+                operation.expect("it begins"),
+                "approval",
+            ));
+        }
+        let claimed = wallets[1].perform(1, "claim", claim.arguments());
+        let claimed = wallets[1].operation(claimed.expect("it begins")).finished();
+        assert_eq!(claimed.expect("it ends").is_ok(), approved);
+    }
+    let nothing = Open {
+        amount: Amount(0),
+        ..open
+    };
+    let operation = wallets[0].perform(1, "open", nothing.arguments());
+    let refused = wallets[0]
+        .operation(operation.expect("it begins"))
+        .finished();
+    let refused = refused.expect("it ends").expect_err("it is empty");
+    assert_eq!(refused.code, "empty");
+    federation.audit(1);
+    federation
+}
+
+#[test]
+fn the_component_does_what_the_native_module_does_within_its_fuel_budgets() {
+    let calls = played().recorded();
+    let component = std::fs::read(escrow()).expect("it is built");
+    let report = fuel::measure(&component, &calls).expect("it can be metered");
+    println!("{report}");
+    assert_eq!(report.differences, Vec::<String>::new());
+    assert_eq!(report.exports["process-input"].calls, 1);
+    assert_eq!(report.exports["process-output"].calls, 3);
+    assert_eq!(report.exports["process-output"].refused, 1);
+    let budgets = [
+        ("init", 5_000),
+        ("process-input", 250_000),
+        ("process-output", 150_000),
+        ("audit", 50_000),
+    ];
+    let budgets = budgets
+        .map(|(export, most)| (export.to_owned(), most))
+        .into();
+    assert_eq!(report.over(&budgets), Vec::<String>::new());
+    let little = [("process-input".to_owned(), 10)].into();
+    assert_eq!(report.over(&little).len(), 1);
+
+    // Another module's component does something else, and that is found.
+    let mut other = calls.clone();
+    for call in &mut other {
+        call.after = Err("another".into());
+    }
+    let report = fuel::measure(&component, &other).expect("it can be metered");
+    assert_eq!(
+        report.differences.len(),
+        calls.iter().filter(|c| c.kind == "escrow").count()
+    );
+}
+
+/// The files of this repository, as they are, in another folder.
+fn clone_to(folder: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = Command::new("git")
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(root)
+        .output()
+        .expect("there is git");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    for file in listed.split_terminator('\0') {
+        let to = folder.join(file);
+        std::fs::create_dir_all(to.parent().expect("in the folder")).expect("created");
+        // One that is deleted and not yet committed is listed too.
+        let _ = std::fs::copy(root.join(file), to);
+    }
+}
+
+#[test]
+fn two_clones_in_different_folders_build_the_same_bytes() {
+    let here = folder();
+    let clone = here.path().join("some where else");
+    clone_to(&clone);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_modmint"));
+    command
+        .args(["module", "build", "modules-wasm/examples/escrow"])
+        .current_dir(&clone)
+        .env("CARGO_TARGET_DIR", here.path().join("target"))
+        .env("RUSTFLAGS", "-C debuginfo=2");
+    let output = command.output().expect("it starts");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let there = here.path().join("target/modules/escrow.wasm");
+    let there = std::fs::read(there).expect("it is built");
+    assert!(there == std::fs::read(escrow()).expect("it is built"));
+}
+
+/// The commands of a page, in order: all its blocks of `sh`.
+fn commands(page: &str) -> String {
+    let mut commands = String::from("set -euo pipefail\n");
+    let mut inside = false;
+    for line in page.lines() {
+        match line {
+            "```sh" => inside = true,
+            "```" => inside = false,
+            line if inside => {
+                commands.push_str(line);
+                commands.push('\n');
+            }
+            _ => {}
+        }
+    }
+    commands
+}
+
+/// Every command of the tutorial, in order, from an empty folder.
+#[tokio::test]
+async fn the_tutorial_holds() {
+    let here = folder();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/modules/tutorial.md");
+    let page = std::fs::read_to_string(page).expect("there is a tutorial");
+    let script = here.path().join("tutorial.sh");
+    // With each command's time, for whoever reads the log.
+    let timed = "PS4='+ ${SECONDS}s '; set -x\n";
+    std::fs::write(&script, format!("{timed}{}", commands(&page))).expect("written");
+    let programs = Path::new(env!("CARGO_BIN_EXE_modmint"))
+        .parent()
+        .expect("a folder");
+    let path = std::env::var("PATH").expect("there is a PATH");
+    let empty = here.path().join("empty");
+    std::fs::create_dir(&empty).expect("created");
+    let mut command = Command::new("bash");
+    command
+        .arg(&script)
+        .current_dir(&empty)
+        .env("PATH", format!("{}:{path}", programs.display()));
+    let output = tokio::task::spawn_blocking(move || command.output().expect("there is bash"));
+    let output = output.await.expect("it does not panic");
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    println!("{out}\n{err}");
+    let left = here.path().to_owned();
+    assert!(
+        output.status.success(),
+        "{}; see {}",
+        output.status,
+        here.keep().display()
+    );
+    assert!(out.contains("1000 sat taken in"), "the voucher is redeemed");
+    until("the federation to be gone", || async {
+        common::processes_of(&left).is_empty()
+    })
+    .await;
+    std::fs::remove_dir_all(left).expect("it can be removed");
+}
+
+#[tokio::test]
+async fn a_module_that_changes_has_a_new_federation() {
+    let here = folder();
+    let module = here.path().join("module.wasm");
+    std::fs::copy(escrow(), &module).expect("copied");
+    let log = here.path().join("log");
+    let mut running = Command::new(env!("CARGO_BIN_EXE_modmint"))
+        .args(["module", "run", "module.wasm", "--wallet", "1000"])
+        .current_dir(here.path())
+        .stdout(std::fs::File::create(&log).expect("created"))
+        .spawn()
+        .expect("it starts");
+    let times = |what: &str| {
+        let told = std::fs::read_to_string(&log).expect("there is a log");
+        told.matches(what).count()
+    };
+    let comes = |what: &'static str, number| {
+        modmint::wait_for(what, Duration::from_secs(300), move || async move {
+            anyhow::ensure!(times(what) == number, "not yet");
+            Ok(())
+        })
+    };
+    comes("stays up until", 1).await.expect("the first");
+    // Nothing but its time.
+    std::fs::copy(escrow(), &module).expect("copied");
+    comes("the federation stays", 1).await.expect("the same");
+    // A section that nobody reads.
+    let mut other = std::fs::read(&module).expect("it is there");
+    other.extend([0, 3, 1, b'x', 0]);
+    std::fs::write(&module, other).expect("written");
+    comes("stays up until", 2).await.expect("the second");
+    let kill = ["-s", "INT", &running.id().to_string()];
+    let killed = Command::new("kill").args(kill).status();
+    assert!(killed.expect("there is kill").success());
+    assert!(running.wait().expect("it ends").success());
+}
