@@ -12,6 +12,9 @@ use crate::{
     wallet::Wallet,
 };
 
+/// What a deposit may be, satoshi: less than the wallet module's least is not taken in.
+pub(crate) const DEPOSIT: std::ops::RangeFrom<u64> = 10_000..;
+
 /// A federation on a regtest bitcoind of its own. Everything ends with it.
 #[derive(Debug, Args)]
 pub struct Dev {
@@ -30,7 +33,7 @@ pub struct Dev {
     #[arg(long = "set", value_name = "KIND.NAME=VALUE")]
     pub settings: Vec<Setting>,
     /// Make a wallet with so much e-cash, in the folder `wallet`.
-    #[arg(long, value_name = "SATOSHI")]
+    #[arg(long, value_name = "SATOSHI", value_parser = clap::value_parser!(u64).range(DEPOSIT))]
     pub wallet: Option<u64>,
     /// Walk through what a federation does, with the time of each step.
     #[arg(long)]

@@ -327,7 +327,7 @@ async fn a_module_that_changes_has_a_new_federation() {
     std::fs::copy(escrow(), &module).expect("copied");
     let log = here.path().join("log");
     let mut running = Command::new(env!("CARGO_BIN_EXE_modmint"))
-        .args(["module", "run", "module.wasm", "--wallet", "1000"])
+        .args(["module", "run", "module.wasm", "--wallet", "10000"])
         .current_dir(here.path())
         .stdout(std::fs::File::create(&log).expect("created"))
         .spawn()

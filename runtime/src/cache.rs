@@ -24,6 +24,7 @@ use rustix::process::geteuid;
 use wasmtime::component::Component;
 
 use crate::{
+    depth,
     engine::{Clock, Machine},
     runtime_hash,
 };
@@ -115,7 +116,8 @@ impl CodeCache {
 
 /// Compiles.
 pub(crate) fn compile(machine: &Machine, bytes: &[u8]) -> Result<Component, String> {
-    Component::from_binary(&machine.engine, bytes).map_err(|error| format!("{error:#}"))
+    let counted = depth::counted(bytes)?;
+    Component::from_binary(&machine.engine, &counted).map_err(|error| format!("{error:#}"))
 }
 
 /// What is kept of a compilation.

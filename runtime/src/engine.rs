@@ -284,7 +284,7 @@ fn config(clock: Clock, calls: u32) -> Config {
 }
 
 /// What stands above in `config` and can change a result.
-const SEMANTICS: &str = "cranelift nan-canonicalization no-inlining wasmtime=48.0.8";
+const SEMANTICS: &str = "cranelift nan-canonicalization no-inlining call-depth-1 wasmtime=48.0.8";
 /// What decides about points and signatures.
 const CRYPTOGRAPHY: &str = "blst=0.3.17 secp256k1=0.29.1 secp256k1-sys=0.10.1 sha2=0.10.9";
 
@@ -313,6 +313,7 @@ pub fn runtime_hash() -> [u8; 32] {
             limits::MAX_SCAN_BYTES as u64,
             limits::MAX_CONFIG_BYTES as u64,
             limits::GUEST_STACK_BYTES as u64,
+            limits::MAX_CALL_DEPTH.into(),
             FEATURES.bits(),
             APPROVE_DECRYPTION,
         ];

@@ -22,6 +22,7 @@ mod cache;
 mod call;
 mod check;
 mod convert;
+mod depth;
 mod describe;
 mod engine;
 mod host;

@@ -55,10 +55,12 @@ pub const MAX_LOG_BYTES: usize = 4096;
 /// Log lines of one instance in one second; others are counted and dropped.
 pub const MAX_LOG_LINES: u32 = 50;
 
-/// The native stack of a consensus call. Fuel ends before it: 76,600 calls of
-/// [`MAX_FUNCTION_VALUES`] × 8 bytes are 314 MB, and register allocation may at
-/// worst double that.
-pub const GUEST_STACK_BYTES: usize = 1 << 30;
+/// Calls that a core module may be in at a time; one more is a trap.
+pub const MAX_CALL_DEPTH: u32 = 1024;
+/// The native stack of a consensus call. [`MAX_CALL_DEPTH`] ends before it: in each of
+/// [`MAX_CORE_MODULES`], 1024 calls of [`MAX_FUNCTION_VALUES`] × 8 bytes are 17 MB
+/// together, and register allocation may at worst double that.
+pub const GUEST_STACK_BYTES: usize = 64 << 20;
 /// What host calls have below the guest.
 pub const HOST_STACK_BYTES: usize = 16 << 20;
 /// The native stack of a call with a time limit.

@@ -55,7 +55,7 @@ fn fault(code: Code, metered: bool) -> Option<Result<Trap, HostError>> {
     Some(match code {
         Code::OutOfFuel => Ok(Trap::OutOfFuel),
         // How deep the native stack reaches depends on the compiler: in a metered
-        // call fuel ends first, or guardians could differ.
+        // call the count of calls ends first, or guardians could differ.
         Code::StackOverflow if metered => machine(),
         Code::StackOverflow => Ok(Trap::StackOverflow),
         // The clock.

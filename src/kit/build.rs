@@ -11,7 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use modmint_core::{BundleHash, sha256};
 use serde::Deserialize;
 
-use super::compile::{self, Sources};
+use super::{
+    c::CProject,
+    compile::{self, Sources},
+};
 
 /// A component that was built.
 #[derive(Clone, Debug)]
@@ -22,6 +25,17 @@ pub struct Built {
     pub size: usize,
     /// SHA-256 of them: what federations know it by.
     pub hash: BundleHash,
+}
+
+impl Built {
+    fn write(component: PathBuf, bytes: &[u8]) -> Result<Self> {
+        compile::write(&component, bytes).map_err(|failure| anyhow!(failure))?;
+        Ok(Self {
+            component,
+            size: bytes.len(),
+            hash: BundleHash(sha256(bytes)),
+        })
+    }
 }
 
 impl fmt::Display for Built {
@@ -68,7 +82,7 @@ impl Project {
         let manifest = folder.join("Cargo.toml");
         let manifest = manifest.canonicalize().with_context(|| {
             format!(
-                "{} is no module's folder: it has no Cargo.toml; `modmint module new` makes one",
+                "{} is no module's folder: it has neither a Cargo.toml nor C in it; `modmint module new` makes one",
                 folder.display()
             )
         })?;
@@ -127,12 +141,7 @@ impl Project {
         .map_err(|failure| anyhow!(failure))?;
         let bytes = compile::component(&compiled, name).map_err(|failure| anyhow!(failure))?;
         let component = self.target.join("modules").join(compile::file_name(name));
-        compile::write(&component, &bytes).map_err(|failure| anyhow!(failure))?;
-        Ok(Built {
-            component,
-            size: bytes.len(),
-            hash: BundleHash(sha256(&bytes)),
-        })
+        Built::write(component, &bytes)
     }
 }
 
@@ -142,6 +151,13 @@ impl Project {
 /// What cargo, the compiler or the encoder says; the compiler's own words go to
 /// standard error.
 pub fn build(folder: &Path) -> Result<Built> {
+    if !folder.join("Cargo.toml").is_file()
+        && folder.is_dir()
+        && let Some(project) = CProject::at(folder)?
+    {
+        let (component, bytes) = project.build()?;
+        return Built::write(component, &bytes);
+    }
     Project::at(folder)?.build()
 }
 

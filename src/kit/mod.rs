@@ -6,8 +6,11 @@
 //! cost, and a federation with it in.
 
 mod build;
+mod c;
 mod check;
 mod compile;
+mod component;
+pub mod conformance;
 pub mod fuel;
 mod inspect;
 mod new;
@@ -20,6 +23,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 pub use build::{Built, build, example};
+pub use component::Component;
 pub use subject::{Setting, Subject};
 
 /// Write, build, look at and try a module.
@@ -44,6 +48,8 @@ pub enum Command {
     },
     /// Show what a bundle is and what it can do
     Inspect(inspect::Inspect),
+    /// Run the suite that any bundle must pass
+    Test(conformance::Test),
     /// Meter the calls that a module's tests make, on its component
     Fuel(fuel::Fuel),
     /// Run a federation with the module in it, and a new one when it changes
@@ -68,6 +74,7 @@ impl Command {
             }
             Self::Check { module } => check::check(&Subject::read(&module)?),
             Self::Inspect(inspect) => inspect.show().map(|()| true),
+            Self::Test(test) => test.report(),
             Self::Fuel(fuel) => fuel.report(),
             Self::Run(run) => run.until_ended().await.map(|()| true),
         }

@@ -24,12 +24,16 @@ const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/modules-wasm/sdk");
 
 /// What is written where. The versions of all dependencies are those that this program
 /// was built with: cargo leaves out what the module does not need.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("Cargo.toml", include_str!("template/manifest.toml")),
     ("Cargo.lock", include_str!("../../Cargo.lock")),
     ("README.md", include_str!("template/README.md")),
     (".gitignore", include_str!("template/gitignore")),
     ("src/lib.rs", include_str!("template/lib.rs")),
+    (
+        "conformance.toml",
+        include_str!("template/conformance.toml"),
+    ),
     ("tests/vouchers.rs", include_str!("template/vouchers.rs")),
 ];
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::Setting;
 use crate::{
-    dev::Up,
+    dev::{DEPOSIT, Up},
     federation::{Module, Options},
 };
 
@@ -30,6 +30,7 @@ pub struct Run {
     settings: Vec<Setting>,
     /// What is in the wallet that comes with it, in satoshi
     #[arg(long, default_value_t = 1_000_000, value_name = "SATOSHI")]
+    #[arg(value_parser = clap::value_parser!(u64).range(DEPOSIT))]
     wallet: u64,
 }
 

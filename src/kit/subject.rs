@@ -76,6 +76,14 @@ impl fmt::Display for Setting {
 }
 
 impl Setting {
+    /// A value for the parameter of this name.
+    pub fn new(name: &str, value: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+
     /// Whether it is for a module of this kind.
     pub fn is_of(&self, kind: &str) -> bool {
         self.of_kind(kind).is_some()

@@ -161,12 +161,44 @@ fn deep() -> String {
 }
 
 #[test]
-fn a_module_that_recurses_without_end_runs_out_of_fuel_and_not_of_stack() {
+fn a_module_that_recurses_without_end_traps_before_its_stack_ends() {
     let small = "(func $deep (result i64) (i64.add (call $deep) (i64.const 1)))";
     for functions in [small.to_owned(), deep()] {
         let body = "(drop (call $deep)) (global.get $accepted)";
-        assert_eq!(trap_of("", &functions, body), Trap::OutOfFuel);
+        assert_eq!(trap_of("", &functions, body), Trap::Broken);
     }
+}
+
+#[test]
+fn calls_go_as_deep_as_is_allowed_and_no_deeper() {
+    // `process-input` itself is called by nobody of the module's.
+    let functions = "(func $down (param $n i32)
+        (if (local.get $n) (then (call $down (i32.sub (local.get $n) (i32.const 1))))))";
+    let down = |calls: u32| {
+        let body = format!(
+            "(call $down (i32.const {})) (global.get $accepted)",
+            calls - 1
+        );
+        let instance = instance("", functions, &body);
+        process(&instance, &Memory::default().host()).result
+    };
+    down(limits::MAX_CALL_DEPTH).unwrap();
+    assert!(matches!(
+        down(limits::MAX_CALL_DEPTH + 1),
+        Err(CallError::Trapped(Trap::Broken))
+    ));
+}
+
+#[test]
+fn calls_one_after_the_other_are_not_deep() {
+    let functions = "(func $leaf) (func $many (param $n i32)
+        (loop $more (call $leaf)
+            (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))";
+    let body = "(call $many (i32.const 5000)) (global.get $accepted)";
+    let instance = instance("", functions, body);
+    process(&instance, &Memory::default().host())
+        .result
+        .unwrap();
 }
 
 #[test]

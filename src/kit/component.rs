@@ -1,59 +1,145 @@
 //! A module's bundle, run by the runtime over the SDK's mock host: the same
-//! driver, the same imports, another way to run.
+//! driver, the same imports, another way to run than a native module's.
 
-use std::{cell::OnceCell, fmt::Debug, path::Path, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, fmt::Debug, rc::Rc, sync::Arc};
 
 use modmint_core::{Argument, KeyKind, Parameter, PeerId, Value, config::Network};
-use modmint_runtime::{self as runtime, CallError, Context, Engines, Instance, wallet};
+use modmint_runtime::{self as runtime, CallError, Context, Instance, wallet};
 use modmint_sdk::{
     self as sdk, Approval, OwnChain,
     bindings::exports::modmint::module::{client, module_info},
     mock::{Bundle, Exports, Founded, imports},
 };
 
-/// A bundle, and the instance that was founded of it.
-pub struct InRuntime {
-    bundle: Arc<runtime::Bundle>,
-    instance: OnceCell<Arc<Instance>>,
+/// A bundle, and the instance that is founded of it. Clones are the same one. Calls are
+/// to be made on a thread of [`modmint_runtime::spawn_guest_thread`]: in place, where
+/// the mock keeps its call.
+///
+/// A trap unwinds, with its text as the payload.
+#[derive(Clone)]
+pub struct Component(Rc<Inner>);
+
+struct Inner {
+    bundle: RefCell<Arc<runtime::Bundle>>,
+    founded: RefCell<Option<Founded>>,
+    instance: RefCell<Option<Arc<Instance>>>,
     host: Arc<dyn runtime::Host>,
+    seen: RefCell<Seen>,
 }
 
-/// Loads a bundle.
-pub fn load(engines: &Arc<Engines>, path: &Path) -> Arc<runtime::Bundle> {
-    let bytes = std::fs::read(path).expect("the bundle is readable");
-    runtime::Bundle::load(engines, &bytes).expect("the bundle is admitted")
+/// What a module has made so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Items, outcomes and answers, by what they are: borsh of [`sdk::Item`].
+    pub items: BTreeSet<(Vec<u8>, Vec<u8>)>,
+    /// States of machines.
+    pub states: BTreeSet<Vec<u8>>,
 }
 
-impl InRuntime {
-    /// For one federation.
-    pub fn bundle(bundle: &Arc<runtime::Bundle>) -> Bundle {
-        Bundle::new(Self {
-            bundle: bundle.clone(),
-            instance: OnceCell::new(),
-            host: Arc::new(Mock),
+impl Seen {
+    fn add(&mut self, item: &sdk::Item, bytes: &[u8]) {
+        let item = borsh::to_vec(item).expect("writing to memory does not fail");
+        self.items.insert((item, bytes.to_vec()));
+    }
+
+    /// The items, as `render` takes them.
+    pub fn items(&self) -> impl Iterator<Item = (sdk::Item, Vec<u8>)> + '_ {
+        self.items.iter().map(|(item, bytes)| {
+            let item = borsh::from_slice(item).expect("written by `add`");
+            (item, bytes.clone())
         })
     }
+}
 
-    fn instance(&self) -> &Instance {
-        self.instance.get().expect("the instance is founded")
+impl Component {
+    /// For one federation.
+    pub fn new(bundle: Arc<runtime::Bundle>) -> Self {
+        Self(Rc::new(Inner {
+            bundle: RefCell::new(bundle),
+            founded: RefCell::default(),
+            instance: RefCell::default(),
+            host: Arc::new(Mock),
+            seen: RefCell::default(),
+        }))
+    }
+
+    /// To found it.
+    pub fn bundle(&self) -> Bundle {
+        Bundle::new(self.clone())
+    }
+
+    /// What it has made so far.
+    pub fn seen(&self) -> Seen {
+        self.0.seen.borrow().clone()
+    }
+
+    /// Another bundle from now on, with the same storage and the same machines: as
+    /// guardians and wallets go on with a newer one.
+    pub fn replace(&self, bundle: Arc<runtime::Bundle>) {
+        *self.0.bundle.borrow_mut() = bundle;
+        self.0.instantiate();
+    }
+
+    fn instance(&self) -> Arc<Instance> {
+        let instance = self.0.instance.borrow();
+        Arc::clone(instance.as_ref().expect("the instance is founded"))
+    }
+
+    fn saw(&self, item: &sdk::Item, bytes: &[u8]) {
+        self.0.seen.borrow_mut().add(item, bytes);
+    }
+
+    /// A transition as the driver takes it.
+    fn begun(
+        &self,
+        transition: Result<wallet::Transition, CallError>,
+    ) -> Result<client::Transition, sdk::Refusal> {
+        let transition = shapes::to_transition(said(transition)?);
+        let states = &mut self.0.seen.borrow_mut().states;
+        states.insert(transition.state.clone());
+        Ok(transition)
     }
 }
 
-/// What the module says; anything else is a trap, which the mock knows as a panic.
+impl Inner {
+    fn instantiate(&self) {
+        let founded = self.founded.borrow();
+        let Some(founded) = founded.as_ref() else {
+            return;
+        };
+        let context = Context {
+            federation: founded.federation,
+            network: Network::Regtest,
+            peers: founded.guardians,
+            threshold: founded.threshold,
+            instance: founded.instance.clone(),
+        };
+        let instance = Instance::new(self.bundle.borrow().clone(), context);
+        *self.instance.borrow_mut() = Some(instance);
+    }
+}
+
+/// What the module says. Anything else is a trap, which the mock knows as a panic: one
+/// that nobody needs to see.
 fn said<T>(result: Result<T, CallError>) -> Result<T, sdk::Refusal> {
     match result {
         Ok(value) => Ok(value),
         Err(CallError::Refused(refusal)) => Err(shapes::to_refusal(refusal)),
-        Err(other) => panic!("trap: {other}"),
+        Err(other) => std::panic::resume_unwind(Box::new(other.to_string())),
     }
 }
 
-impl Exports for InRuntime {
+impl Exports for Component {
     fn describe(&self) -> sdk::Description {
-        shapes::to_description(self.bundle.description())
+        shapes::to_description(self.0.bundle.borrow().description())
     }
     fn configure(&self, arguments: Vec<sdk::Argument>) -> Result<module_info::Setup, sdk::Refusal> {
-        let setup = said(self.bundle.configure(&shapes::of_arguments(arguments)))?;
+        let setup = said(
+            self.0
+                .bundle
+                .borrow()
+                .configure(&shapes::of_arguments(arguments)),
+        )?;
         let keys = setup.keys.into_iter().map(|key| sdk::KeySpec {
             label: key.label,
             kind: match key.kind {
@@ -79,23 +165,16 @@ impl Exports for InRuntime {
     }
 
     fn founded(&self, founded: Founded) {
-        let context = Context {
-            federation: founded.federation,
-            network: Network::Regtest,
-            peers: founded.guardians,
-            threshold: founded.threshold,
-            instance: founded.instance,
-        };
-        let instance = Instance::new(self.bundle.clone(), context);
-        let first = self.instance.set(instance);
-        first.expect("a bundle of this kind is founded once");
+        *self.0.founded.borrow_mut() = Some(founded);
+        self.0.instantiate();
     }
 
     fn init(&self) -> Result<(), sdk::Refusal> {
-        said(self.instance().init(&self.host).result)
+        said(self.instance().init(&self.0.host).result)
     }
     fn process_input(&self, input: Vec<u8>) -> Result<sdk::InputEffect, sdk::Refusal> {
-        let effect = said(self.instance().process_input(&self.host, &input).result)?;
+        let effect = said(self.instance().process_input(&self.0.host, &input).result)?;
+        self.saw(&sdk::Item::Input, &input);
         Ok(sdk::InputEffect {
             value: effect.value.msat(),
             fee: effect.fee.msat(),
@@ -110,8 +189,9 @@ impl Exports for InRuntime {
         let out_point = shapes::of_out_point(out_point);
         let called = self
             .instance()
-            .process_output(&self.host, &output, out_point);
+            .process_output(&self.0.host, &output, out_point);
         let effect = said(called.result)?;
+        self.saw(&sdk::Item::Output, &output);
         Ok(sdk::OutputEffect {
             value: effect.value.msat(),
             fee: effect.fee.msat(),
@@ -120,18 +200,27 @@ impl Exports for InRuntime {
     fn process_consensus_item(&self, peer: u16, item: Vec<u8>) -> Result<(), sdk::Refusal> {
         let called = self
             .instance()
-            .process_consensus_item(&self.host, PeerId(peer), &item);
+            .process_consensus_item(&self.0.host, PeerId(peer), &item);
         said(called.result)
     }
     fn propose(&self) -> Vec<Vec<u8>> {
-        said(self.instance().propose(&self.host)).expect("nothing to refuse")
+        let items = said(self.instance().propose(&self.0.host)).expect("nothing to refuse");
+        for item in &items {
+            self.saw(&sdk::Item::ConsensusItem, item);
+        }
+        items
     }
     fn broadcast(&self) -> Vec<Vec<u8>> {
-        said(self.instance().broadcast(&self.host)).expect("nothing to refuse")
+        said(self.instance().broadcast(&self.0.host)).expect("nothing to refuse")
     }
     fn outcomes(&self, out_points: Vec<sdk::OutPoint>) -> Vec<Option<Vec<u8>>> {
         let out_points: Vec<_> = out_points.into_iter().map(shapes::of_out_point).collect();
-        said(self.instance().outcomes(&self.host, &out_points)).expect("nothing to refuse")
+        let outcomes = said(self.instance().outcomes(&self.0.host, &out_points));
+        let outcomes = outcomes.expect("nothing to refuse");
+        for outcome in outcomes.iter().flatten() {
+            self.saw(&sdk::Item::Outcome, outcome);
+        }
+        outcomes
     }
     fn query(
         &self,
@@ -139,9 +228,12 @@ impl Exports for InRuntime {
         arguments: Vec<sdk::Argument>,
     ) -> Result<sdk::Answer, sdk::Refusal> {
         let arguments = shapes::of_arguments(arguments);
-        let answer = said(self.instance().query(&self.host, &name, &arguments))?;
+        let answer = said(self.instance().query(&self.0.host, &name, &arguments))?;
         Ok(match answer {
-            runtime::Answer::Ready(bytes) => sdk::Answer::Ready(bytes),
+            runtime::Answer::Ready(bytes) => {
+                self.saw(&sdk::Item::Answer(name), &bytes);
+                sdk::Answer::Ready(bytes)
+            }
             runtime::Answer::Wait(wakes) => sdk::Answer::Wait(
                 wakes
                     .into_iter()
@@ -161,10 +253,10 @@ impl Exports for InRuntime {
         arguments: Vec<sdk::Argument>,
     ) -> Result<Vec<Vec<u8>>, sdk::Refusal> {
         let arguments = shapes::of_arguments(arguments);
-        said(self.instance().command(&self.host, &name, &arguments))
+        said(self.instance().command(&self.0.host, &name, &arguments))
     }
     fn audit(&self) -> Vec<sdk::AuditLine> {
-        let lines = said(self.instance().audit(&self.host).result).expect("nothing to refuse");
+        let lines = said(self.instance().audit(&self.0.host).result).expect("nothing to refuse");
         lines
             .into_iter()
             .map(|line| sdk::AuditLine {
@@ -180,8 +272,8 @@ impl Exports for InRuntime {
         arguments: Vec<sdk::Argument>,
     ) -> Result<client::Transition, sdk::Refusal> {
         let arguments = shapes::of_arguments(arguments);
-        let begun = self.instance().start(&self.host, &action, &arguments);
-        said(begun).map(shapes::to_transition)
+        let begun = self.instance().start(&self.0.host, &action, &arguments);
+        self.begun(begun)
     }
     fn advance(
         &self,
@@ -189,23 +281,24 @@ impl Exports for InRuntime {
         event: sdk::Event,
     ) -> Result<client::Transition, sdk::Refusal> {
         let event = shapes::of_event(event);
-        said(self.instance().advance(&self.host, &state, event)).map(shapes::to_transition)
+        let advanced = self.instance().advance(&self.0.host, &state, event);
+        self.begun(advanced)
     }
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, sdk::Refusal> {
-        let begun = self.instance().recover(&self.host, backup.as_deref());
-        said(begun).map(shapes::to_transition)
+        let begun = self.instance().recover(&self.0.host, backup.as_deref());
+        self.begun(begun)
     }
 
     fn is_ecash(&self) -> bool {
-        self.bundle.has_ecash()
+        self.0.bundle.borrow().has_ecash()
     }
     fn balance(&self) -> u64 {
-        let balance = said(self.instance().balance(&self.host));
+        let balance = said(self.instance().balance(&self.0.host));
         balance.expect("nothing to refuse").msat()
     }
     fn complete(&self, inputs: u64, outputs: u64) -> Result<sdk::Completion, sdk::Refusal> {
         let (inputs, outputs) = (modmint_core::Amount(inputs), modmint_core::Amount(outputs));
-        let completion = said(self.instance().complete(&self.host, inputs, outputs))?;
+        let completion = said(self.instance().complete(&self.0.host, inputs, outputs))?;
         Ok(sdk::Completion {
             inputs: completion
                 .inputs
@@ -249,13 +342,11 @@ fn chain_output(output: sdk::ChainOutput) -> runtime::ChainOutput {
     }
 }
 
-/// Neither module decrypts anything, so no terms are ever bound.
 fn signable(what: &runtime::Signable) -> sdk::Signable {
-    assert!(what.terms.is_empty(), "terms are for decryption");
     sdk::Signable {
         label: what.label.clone(),
         message: what.message.clone(),
-        terms: Vec::new(),
+        terms: what.terms.clone(),
     }
 }
 
@@ -374,7 +465,7 @@ impl runtime::Host for Mock {
 }
 
 /// The contract's records, from the SDK's shapes (`of_…`) and to them (`to_…`).
-mod shapes {
+pub(super) mod shapes {
     use super::*;
 
     pub fn to_refusal(refusal: modmint_core::Refusal) -> sdk::Refusal {
@@ -441,7 +532,7 @@ mod shapes {
         };
         arguments.into_iter().map(argument).collect()
     }
-    fn to_arguments(arguments: Vec<Argument>) -> Vec<sdk::Argument> {
+    pub fn to_arguments(arguments: Vec<Argument>) -> Vec<sdk::Argument> {
         let argument = |argument: Argument| sdk::Argument {
             name: argument.name,
             value: match argument.value {

@@ -6,12 +6,9 @@
 //! deposits, notes, refusals, lies and junk; whatever can be seen of them is the
 //! same after each step.
 
-mod component;
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
-use std::{collections::BTreeMap, ops::Range};
-
-use component::InRuntime;
-use modmint::programs;
+use modmint::{kit::Component, programs};
 use modmint_core::{
     FederationId, Input, InstanceId, MAX_ITEM_BYTES, Output, Transaction, TransactionBody,
 };
@@ -27,6 +24,22 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 const WALLET: u16 = 0;
 const MINT: u16 = 1;
 const GUARDIANS: u16 = 4;
+
+fn load(engines: &Arc<Engines>, path: &Path) -> Arc<modmint_runtime::Bundle> {
+    let bytes = std::fs::read(path).expect("the bundle is readable");
+    modmint_runtime::Bundle::load(engines, &bytes).expect("the bundle is admitted")
+}
+
+/// What the test does on a guest's thread; a trap there fails it, by its text.
+fn on_guest_thread<T: std::marker::Send + 'static>(
+    what: impl FnOnce() -> T + std::marker::Send + 'static,
+) -> T {
+    let thread = modmint_runtime::spawn_guest_thread("both", what).expect("a thread");
+    thread.join().unwrap_or_else(|payload| {
+        let trap = payload.downcast_ref::<String>();
+        panic!("{}", trap.map_or("both do the same", String::as_str))
+    })
+}
 
 /// Something that happens to a federation and its two wallets.
 #[derive(Clone, Debug)]
@@ -433,14 +446,14 @@ fn modules_do_the_same_natively_and_as_components() {
         let engines = Engines::new().expect("engines");
         let [wallet, mint] = ["wallet", "mint"].map(|kind| {
             let path = programs::bundle(kind).expect("the build script makes the bundles");
-            component::load(&engines, &path)
+            load(&engines, &path)
         });
         let worlds = || {
             let native = [
                 Bundle::federation_module::<WalletModule>(),
                 Bundle::ecash_module::<Mint>(),
             ];
-            let components = [InRuntime::bundle(&wallet), InRuntime::bundle(&mint)];
+            let components = [&wallet, &mint].map(|bundle| Component::new(bundle.clone()).bundle());
             for (native, component) in native.iter().zip(&components) {
                 assert_eq!(native.describe(), component.describe());
             }
@@ -455,8 +468,7 @@ fn modules_do_the_same_natively_and_as_components() {
         kinds
     };
     // Where calls of both engines run in place: on the thread of the mock's call.
-    let thread = modmint_runtime::spawn_guest_thread("both", compared).expect("a thread");
-    let kinds = thread.join().expect("both do the same");
+    let kinds = on_guest_thread(compared);
     println!("{kinds:?}");
     for kind in KINDS {
         assert!(
@@ -471,15 +483,17 @@ fn arguments_that_no_module_accepts_are_refused_by_both() {
     let refused = || {
         let engines = Engines::new().expect("engines");
         let path = programs::bundle("mint").expect("the build script makes the bundles");
-        let mint = component::load(&engines, &path);
+        let mint = load(&engines, &path);
         let fee = modmint_mint::Configuration {
             note_fee: Some(Amount(2_000_000)),
         };
-        let both: [Bundle; 2] = [Bundle::ecash_module::<Mint>(), InRuntime::bundle(&mint)];
+        let both: [Bundle; 2] = [
+            Bundle::ecash_module::<Mint>(),
+            Component::new(mint).bundle(),
+        ];
         both.map(|bundle| bundle.configure(fee.clone().arguments()).map(|_| ()))
     };
-    let thread = modmint_runtime::spawn_guest_thread("both", refused).expect("a thread");
-    let [native, component]: [Result<(), Refusal>; 2] = thread.join().expect("no trap");
+    let [native, component]: [Result<(), Refusal>; 2] = on_guest_thread(refused);
     assert_eq!(native, component);
     assert_eq!(native.expect_err("too much").code, "bad-argument");
 }

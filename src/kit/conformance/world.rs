@@ -1,0 +1,330 @@
+//! A scenario, played: the bundle under test in a mock federation with real keys.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use modmint_core::{Argument, Parameter};
+use modmint_runtime::Bundle;
+use modmint_sdk::mock::{Federation, Kill, OperationId, RecordedCall, Wallet};
+
+use super::scenario::{Scenario, Step, Typed};
+use crate::kit::{
+    Setting,
+    component::{Component, shapes},
+};
+
+/// A wallet that is killed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Death<'a> {
+    /// Which.
+    pub(super) wallet: &'a str,
+    /// Behind which write of the module's operations, counted from 1, and whether what it
+    /// promised was sent.
+    pub(super) kill: Kill,
+    /// The bundle that everybody goes on with.
+    pub(super) next: Option<&'a Arc<Bundle>>,
+}
+
+/// What came of a scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    /// Millisatoshi in each wallet.
+    pub(super) balances: BTreeMap<String, u64>,
+    /// How operations ended: the code of a refusal, nothing where it goes on.
+    pub(super) operations: Vec<Option<Result<(), String>>>,
+    /// What each instance was paid, less what it paid; and the bitcoin that it holds.
+    pub(super) books: Vec<(i128, i128)>,
+}
+
+/// The federation that a scenario is played in.
+pub(super) struct World<'a> {
+    scenario: &'a Scenario,
+    pub(super) federation: Federation,
+    pub(super) component: Component,
+    /// The bundle's instance.
+    pub(super) instance: u16,
+    /// By kind: the instance and its actions.
+    modules: BTreeMap<String, (u16, Arc<Bundle>)>,
+    pub(super) wallets: BTreeMap<String, Wallet>,
+    /// Writes of each wallet before it did anything of the scenario.
+    first_writes: BTreeMap<String, u64>,
+    kept: BTreeMap<String, String>,
+    begun: Vec<(String, OperationId)>,
+    /// Whether the mock's money is in it.
+    cash: bool,
+}
+
+impl<'a> World<'a> {
+    /// Founds it.
+    ///
+    /// # Errors
+    /// The configuration fits no parameter.
+    pub(super) fn found(
+        scenario: &'a Scenario,
+        bundle: &Arc<Bundle>,
+        beside: &[Arc<Bundle>],
+    ) -> Result<Self> {
+        let cash = !bundle.has_ecash() && !beside.iter().any(|bundle| bundle.has_ecash());
+        let guardians = usize::from(scenario.guardians);
+        let federation = match cash {
+            true => Federation::with_cash(guardians),
+            false => Federation::new(guardians),
+        };
+        if !cash {
+            // As components reckon it: they cannot be told that they are tested.
+            federation.set_filter_bits(12);
+        }
+        federation.record();
+        let mut modules = BTreeMap::new();
+        for other in beside {
+            let kind = other.description().kind.clone();
+            let instance = federation.found(Component::new(other.clone()).bundle(), Vec::new());
+            modules.insert(kind, (instance, other.clone()));
+        }
+        let arguments = arguments(
+            &scenario.configuration,
+            &bundle.description().configuration,
+            &BTreeMap::new(),
+        );
+        let arguments = shapes::to_arguments(arguments.context("configuration")?);
+        let component = Component::new(bundle.clone());
+        let instance = federation.found(component.bundle(), arguments);
+        let kind = bundle.description().kind.clone();
+        modules.insert(kind, (instance, bundle.clone()));
+        Ok(Self {
+            scenario,
+            federation,
+            component,
+            instance,
+            modules,
+            wallets: BTreeMap::new(),
+            first_writes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            begun: Vec::new(),
+            cash,
+        })
+    }
+
+    /// Plays all of it. The books are looked at behind each step.
+    ///
+    /// # Errors
+    /// Something else comes of a step than the scenario says, or the books are not even.
+    pub(super) fn play(&mut self, death: Option<Death<'_>>) -> Result<End> {
+        for (number, step) in (1..).zip(&self.scenario.steps) {
+            let before = self.begun.len();
+            self.step(step, death)
+                .and_then(|()| self.settle(death))
+                .and_then(|()| self.ended(step, before))
+                .and_then(|()| self.look_at_the_books())
+                .with_context(|| format!("step {number}"))?;
+        }
+        Ok(self.end())
+    }
+
+    fn step(&mut self, step: &Step, death: Option<Death<'_>>) -> Result<()> {
+        if let Some(blocks) = step.mine {
+            self.federation.mine_blocks(blocks);
+        }
+        if let Some(seconds) = step.pass {
+            self.federation.pass(seconds);
+        }
+        if let (Some(to), Some(satoshi)) = (&step.pay, step.satoshi) {
+            let script = script(&self.resolve(to)?)?;
+            self.federation.mine(&[(script, satoshi)]);
+        }
+        let (Some(name), Some(action)) = (&step.wallet, &step.action) else {
+            return Ok(());
+        };
+        let kind = step.of.clone();
+        let own = self.component_kind();
+        let kind = kind.unwrap_or(own);
+        let (instance, bundle) = self.modules.get(&kind).with_context(|| {
+            let known: Vec<_> = self.modules.keys().map(String::as_str).collect();
+            format!("{kind:?} is none of: {}", known.join(", "))
+        })?;
+        let known = bundle.actions().iter().find(|known| known.name == *action);
+        let parameters = &known
+            .with_context(|| format!("{kind} has no action {action:?}"))?
+            .parameters;
+        let arguments = shapes::to_arguments(arguments(&step.with, parameters, &self.kept)?);
+        let instance = *instance;
+        self.meet(name, death);
+        let wallet = self.wallets.get_mut(name).context("it was just met")?;
+        match wallet.start(instance, action, arguments) {
+            Ok(operation) => self.begun.push((name.clone(), operation)),
+            Err(refusal) if step.refused.as_ref() == Some(&refusal.code) => {}
+            Err(refusal) => bail!("refused: {} ({})", refusal.message, refusal.code),
+        }
+        Ok(())
+    }
+
+    fn component_kind(&self) -> String {
+        let own = self.modules.iter().find(|(_, (i, _))| *i == self.instance);
+        own.map(|(kind, _)| kind.clone()).unwrap_or_default()
+    }
+
+    fn meet(&mut self, name: &str, death: Option<Death<'_>>) {
+        if self.wallets.contains_key(name) {
+            return;
+        }
+        let mut wallet = Wallet::new(&self.federation, name);
+        if self.cash && self.scenario.money > 0 {
+            wallet.endow(self.scenario.money);
+        }
+        let first = wallet.writes();
+        if let Some(death) = death.filter(|death| death.wallet == name) {
+            wallet.kill_at(Kill {
+                after: first + death.kill.after,
+                ..death.kill
+            });
+        }
+        self.first_writes.insert(name.to_owned(), first);
+        self.wallets.insert(name.to_owned(), wallet);
+    }
+
+    /// Everybody carries on until there is nothing to do but wait.
+    fn settle(&mut self, death: Option<Death<'_>>) -> Result<()> {
+        // Each round follows from what the one before decided; modules that never come
+        // to rest are found out.
+        for _ in 0..1000 {
+            let mut moved = false;
+            for wallet in self.wallets.values_mut() {
+                while wallet.step() {
+                    moved = true;
+                }
+                if wallet.is_dead() {
+                    if let Some(next) = death.and_then(|death| death.next) {
+                        self.component.replace(next.clone());
+                    }
+                    wallet.resume();
+                    moved = true;
+                }
+            }
+            moved |= self.federation.order_proposals() > 0;
+            if !moved {
+                return Ok(());
+            }
+        }
+        bail!("the wallets and guardians never come to rest")
+    }
+
+    /// What the last step's operation came to is what the scenario says.
+    fn ended(&mut self, step: &Step, before: usize) -> Result<()> {
+        let Some((name, operation)) = self.begun.get(before) else {
+            return Ok(());
+        };
+        let wallet = &self.wallets[name];
+        let operation = wallet.operation(*operation);
+        match (operation.finished(), &step.refused) {
+            (Some(Err(refusal)), Some(code)) if refusal.code == *code => {}
+            (Some(Err(refusal)), _) => {
+                bail!("it ends refused: {} ({})", refusal.message, refusal.code)
+            }
+            (_, Some(code)) => bail!("it is not refused with {code:?}"),
+            _ => {}
+        }
+        for (kept, detail) in &step.keep {
+            let value = operation.detail(detail).with_context(|| {
+                format!("there is no detail {detail:?} in {}", operation.details())
+            })?;
+            self.kept.insert(kept.clone(), value);
+        }
+        Ok(())
+    }
+
+    /// No instance owes more than the books say that it was paid.
+    fn look_at_the_books(&self) -> Result<()> {
+        let lines = self.federation.audit(self.instance);
+        let owed: i128 = lines.iter().map(|line| -i128::from(line.msat)).sum();
+        let (balance, held) = self.federation.books(self.instance);
+        ensure!(
+            owed <= balance && balance + held >= 0,
+            "`audit` says that {owed} msat more is owed than is there, the books say {balance}"
+        );
+        Ok(())
+    }
+
+    fn end(&self) -> End {
+        let wallets = self.wallets.iter();
+        let ended = |(name, operation): &(String, OperationId)| {
+            let finished = self.wallets[name].operation(*operation).finished()?;
+            Some(finished.map_err(|refusal| refusal.code))
+        };
+        End {
+            balances: wallets.map(|(n, w)| (n.clone(), w.balance())).collect(),
+            operations: self.begun.iter().map(ended).collect(),
+            books: (0..=self.instance)
+                .map(|instance| self.federation.books(instance))
+                .collect(),
+        }
+    }
+
+    /// How often each wallet wrote for the scenario.
+    pub(super) fn writes(&self) -> BTreeMap<String, u64> {
+        let wallets = self.wallets.iter();
+        wallets
+            .map(|(name, wallet)| (name.clone(), wallet.writes() - self.first_writes[name]))
+            .collect()
+    }
+
+    /// The bundle's consensus calls.
+    pub(super) fn recorded(&self) -> Vec<RecordedCall> {
+        let mut calls = self.federation.recorded();
+        calls.retain(|call| call.instance == self.instance);
+        calls
+    }
+
+    fn resolve(&self, text: &str) -> Result<String> {
+        resolve(text, &self.kept)
+    }
+}
+
+fn resolve(text: &str, kept: &BTreeMap<String, String>) -> Result<String> {
+    match text.strip_prefix('$') {
+        None => Ok(text.to_owned()),
+        Some(name) => kept
+            .get(name)
+            .cloned()
+            .with_context(|| format!("nothing was kept as {name:?} before")),
+    }
+}
+
+fn arguments(
+    typed: &BTreeMap<String, Typed>,
+    parameters: &[Parameter],
+    kept: &BTreeMap<String, String>,
+) -> Result<Vec<Argument>> {
+    let argument = |(name, value): (&String, &Typed)| {
+        let text = match value {
+            Typed::Text(text) => resolve(text, kept)?,
+            Typed::Number(number) => number.to_string(),
+            Typed::Flag(flag) => flag.to_string(),
+        };
+        Setting::new(name, &text).argument(parameters)
+    };
+    typed.iter().map(argument).collect()
+}
+
+/// Of an address, or written in hexadecimal.
+fn script(text: &str) -> Result<Vec<u8>> {
+    if let Ok((_, version, program)) = bech32::segwit::decode(text) {
+        let version = match version.to_u8() {
+            0 => 0,
+            version => 0x50 + version,
+        };
+        let length = u8::try_from(program.len())?;
+        return Ok([&[version, length], &program[..]].concat());
+    }
+    modmint_core::decode_hex(text)
+        .map_err(|error| anyhow!("{text:?} is neither a segwit address nor a script: {error}"))
+}
+
+/// Runs what may trap; the trap's text.
+pub(super) fn caught<T>(what: impl FnOnce() -> Result<T>) -> Result<T> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
+    caught.unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        Err(anyhow!("{}", text.unwrap_or("a trap")))
+    })
+}
