@@ -95,7 +95,8 @@ impl Exports for InRuntime {
         said(self.instance().init(&self.host).result)
     }
     fn process_input(&self, input: Vec<u8>) -> Result<sdk::InputEffect, sdk::Refusal> {
-        let effect = said(self.instance().process_input(&self.host, &input).result)?;
+        let mut item = self.instance().item(self.host.clone());
+        let effect = said(item.process_input(&input).result)?;
         Ok(sdk::InputEffect {
             value: effect.value.msat(),
             fee: effect.fee.msat(),
@@ -108,10 +109,8 @@ impl Exports for InRuntime {
         out_point: sdk::OutPoint,
     ) -> Result<sdk::OutputEffect, sdk::Refusal> {
         let out_point = shapes::of_out_point(out_point);
-        let called = self
-            .instance()
-            .process_output(&self.host, &output, out_point);
-        let effect = said(called.result)?;
+        let mut item = self.instance().item(self.host.clone());
+        let effect = said(item.process_output(&output, out_point).result)?;
         Ok(sdk::OutputEffect {
             value: effect.value.msat(),
             fee: effect.fee.msat(),
