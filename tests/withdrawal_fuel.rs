@@ -280,7 +280,7 @@ fn largest_withdrawals(guardians: usize) {
         let proof = borsh::to_vec(&proof).expect("encodes");
         note(
             "deposit",
-            spent(wallet.instance.process_input(&host, &proof)),
+            spent(wallet.instance.item(host.clone()).process_input(&proof)),
         );
     }
     let mut script = vec![0x51, 32];
@@ -297,7 +297,8 @@ fn largest_withdrawals(guardians: usize) {
             txid: TxId([3; 32]),
             index,
         };
-        let called = wallet.instance.process_output(&host, &output, place);
+        let mut item = wallet.instance.item(host.clone());
+        let called = item.process_output(&output, place);
         note("withdrawal", spent(called));
     }
     note("batch", wallet.item(0, &WalletItem::Batch(100)));

@@ -377,6 +377,7 @@ impl Sessions {
             PeerMessage::Outcome(part) => self.take(from, *part),
             PeerMessage::Aleph { .. }
             | PeerMessage::Wake { .. }
+            | PeerMessage::Rest { .. }
             | PeerMessage::RequestUnits { .. }
             | PeerMessage::Units { .. }
             | PeerMessage::Ceremony(_) => {

@@ -1,8 +1,8 @@
 /* As much of a C library as a module needs. There is no WASI: a module has the
  * contract's imports and nothing else.
  *
- * Every call has an instance of its own, whose memory ends with it. So memory is
- * given and never taken back. */
+ * Every item and every call outside consensus has an instance of its own, whose memory
+ * ends with it. So memory is given and never taken back. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

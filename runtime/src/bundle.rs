@@ -12,7 +12,7 @@ use crate::{
     Action, Admission, AdmitError, CallError, Called, Context, Description, Engines, Host,
     HostError, Setup, admit,
     bindings::exports::modmint::module::{client, ecash, module_info, server},
-    call::{Call, LogGate, Request, call},
+    call::{Call, LogGate, Place, Request, call},
     convert,
     describe::{check_actions, check_description},
     engine::Machine,
@@ -187,7 +187,7 @@ struct Nobody;
 impl Host for Nobody {}
 
 /// One of the interfaces that a bundle exports.
-pub(crate) trait Exports: Sized {
+pub(crate) trait Exports: Sized + Send {
     /// Its name, for people.
     const NAME: &str;
     /// Finds it in an instance; none if the bundle does not export it.
@@ -266,14 +266,15 @@ impl Compiled {
         })
     }
 
-    /// A call that is metered and agreed upon.
+    /// A call that is metered and agreed upon, in `place`.
     pub(crate) fn metered<G: Exports, T: Send>(
         &self,
+        place: &mut Option<Place<Option<G>>>,
         request: Request,
         f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Called<T> {
         match (&self.engines.consensus, &self.consensus) {
-            (Some(machine), Some(code)) => on(machine, code, request, f),
+            (Some(machine), Some(code)) => on(machine, code, place, request, f),
             _ => Called {
                 result: Err(HostError("these engines are a wallet's".into()).into()),
                 fuel: 0,
@@ -287,7 +288,7 @@ impl Compiled {
         request: Request,
         f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Result<T, CallError> {
-        on(&self.engines.query, &self.query, request, f).result
+        on(&self.engines.query, &self.query, &mut None, request, f).result
     }
 }
 
@@ -295,12 +296,14 @@ impl Compiled {
 fn on<G: Exports, T: Send>(
     machine: &Machine,
     code: &Code,
+    place: &mut Option<Place<Option<G>>>,
     request: Request,
     f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
 ) -> Called<T> {
     let called = call(
         machine,
         &code.pre,
+        place,
         request,
         |store, instance| G::load(code, store, instance).transpose(),
         |exports, store| {

@@ -1,4 +1,4 @@
-//! One call: a fresh store from the pool, its limits, its price.
+//! Calls: a store from the pool, its limits, their prices.
 
 use std::{
     cell::Cell,
@@ -14,7 +14,7 @@ use wasmtime::{
 
 use crate::{
     CallError, Called, Context, Host, HostError, LogLevel, Trap,
-    engine::{Clock, Machine},
+    engine::{Clock, Machine, Slot},
     limits,
     prices::{Import, Phase},
     thread::{caught, with_guest_stack},
@@ -34,7 +34,7 @@ pub fn module_time() -> Duration {
     calls.saturating_sub(imports)
 }
 
-/// What a store knows of the call that it serves.
+/// What a store knows of the calls that it serves.
 pub(crate) struct Call {
     pub(crate) phase: Phase,
     pub(crate) host: Arc<dyn Host>,
@@ -225,21 +225,29 @@ pub(crate) struct Request {
     pub(crate) time: Duration,
 }
 
-/// Makes a store and an instance, finds the exports with `load`, and calls `f` with
-/// them.
-pub(crate) fn call<G, T: Send>(
+/// A store, the instance in it and what the instance exports: where consecutive
+/// calls of one item run.
+pub(crate) struct Place<G> {
+    store: Store<Call>,
+    exports: G,
+    _slot: Slot,
+}
+
+/// Calls `f` with the exports of the instance in `place`. Where none is, makes a
+/// store and an instance, and finds the exports with `load`. A call that fails
+/// leaves none.
+pub(crate) fn call<G: Send, T: Send>(
     machine: &Machine,
     pre: &InstancePre<Call>,
+    place: &mut Option<Place<G>>,
     request: Request,
     load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G> + Send,
     f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
 ) -> Called<T> {
     let fuel = request.fuel.unwrap_or(u64::MAX);
-    let metered = machine.clock == Clock::Fuel;
     let work = || {
-        let _slot = machine.slot();
         let begun = Instant::now();
-        let called = in_store(machine, pre, request, fuel, metered, load, f);
+        let called = in_store(machine, pre, place, request, fuel, load, f);
         let (calls, imports) = TIMES.get();
         TIMES.set((calls + begun.elapsed(), imports));
         called
@@ -257,16 +265,56 @@ pub(crate) fn call<G, T: Send>(
 fn in_store<G, T>(
     machine: &Machine,
     pre: &InstancePre<Call>,
+    place: &mut Option<Place<G>>,
     request: Request,
     fuel: u64,
-    metered: bool,
     load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G>,
     f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T>,
 ) -> Called<T> {
-    let failed = |error: HostError| Called {
-        result: Err(error.into()),
-        fuel,
+    let opened = match place.take() {
+        Some(mut kept) => fill(&mut kept.store, fuel).map(|()| kept),
+        None => open(machine, pre, request, fuel, load),
     };
+    let called = opened.and_then(|mut opened| {
+        let value = f(&opened.exports, &mut opened.store).map_err(|error| {
+            match classify(error, machine.clock == Clock::Fuel) {
+                Ok(trap) => CallError::Trapped(trap),
+                Err(error) => CallError::Host(error),
+            }
+        })?;
+        let left = opened.store.get_fuel().map_err(|error| broken(&error))?;
+        *place = Some(opened);
+        Ok((value, left))
+    });
+    match called {
+        Ok((value, left)) => Called {
+            result: Ok(value),
+            fuel: fuel - left,
+        },
+        Err(error) => Called {
+            result: Err(error),
+            fuel,
+        },
+    }
+}
+
+fn broken(error: &wasmtime::Error) -> CallError {
+    HostError(format!("{error:#}")).into()
+}
+
+/// Each call has all the fuel of one, whatever those before it took.
+fn fill(store: &mut Store<Call>, fuel: u64) -> Result<(), CallError> {
+    store.set_fuel(fuel).map_err(|error| broken(&error))
+}
+
+fn open<G>(
+    machine: &Machine,
+    pre: &InstancePre<Call>,
+    request: Request,
+    fuel: u64,
+    load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G>,
+) -> Result<Place<G>, CallError> {
+    let slot = machine.slot();
     let mut store = Store::new(
         &machine.engine,
         Call {
@@ -284,47 +332,25 @@ fn in_store<G, T>(
     store.call_hook(settle);
     store.set_hostcall_fuel(limits::MAX_HANDOVER_BYTES);
     store.set_max_component_handles(limits::MAX_HANDLES);
-    if let Err(error) = store.set_fuel(fuel) {
-        return failed(HostError(format!("{error:#}")));
-    }
+    fill(&mut store, fuel)?;
     if machine.clock == Clock::Time {
         store.epoch_deadline_trap();
         store.set_epoch_deadline(Machine::ticks(request.time));
     }
-    let instance = match pre.instantiate(&mut store) {
-        Ok(instance) => instance,
-        Err(error) => {
-            // The module's own start function may trap. All else that can go wrong
-            // here is the machine's, admission has seen to that.
-            let own = error.is::<Stop>() || error.is::<wasmtime::Trap>();
-            return match classify(error, metered) {
-                Ok(trap) if own => Called {
-                    result: Err(trap.into()),
-                    fuel,
-                },
-                Ok(_) => failed(HostError("no place for a module's instance".into())),
-                Err(error) => failed(error),
-            };
+    let instance = pre.instantiate(&mut store).map_err(|error| {
+        // The module's own start function may trap. All else that can go wrong
+        // here is the machine's, admission has seen to that.
+        let own = error.is::<Stop>() || error.is::<wasmtime::Trap>();
+        match classify(error, machine.clock == Clock::Fuel) {
+            Ok(trap) if own => trap.into(),
+            Ok(_) => HostError("no place for a module's instance".into()).into(),
+            Err(error) => CallError::from(error),
         }
-    };
-    let exports = match load(&mut store, &instance) {
-        Ok(exports) => exports,
-        Err(error) => return failed(HostError(format!("{error:#}"))),
-    };
-    match f(&exports, &mut store) {
-        Ok(value) => match store.get_fuel() {
-            Ok(left) => Called {
-                result: Ok(value),
-                fuel: fuel - left,
-            },
-            Err(error) => failed(HostError(format!("{error:#}"))),
-        },
-        Err(error) => Called {
-            result: Err(match classify(error, metered) {
-                Ok(trap) => CallError::Trapped(trap),
-                Err(error) => CallError::Host(error),
-            }),
-            fuel,
-        },
-    }
+    })?;
+    let exports = load(&mut store, &instance).map_err(|error| broken(&error))?;
+    Ok(Place {
+        store,
+        exports,
+        _slot: slot,
+    })
 }

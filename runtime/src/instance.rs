@@ -1,8 +1,9 @@
 //! A bundle in a federation, and the calls into it.
 //!
-//! Every call has a store of its own. What a module writes goes to the [`Host`]
-//! that the call was given; whether it is kept is the host's business: of a call
-//! that gives an error nothing is.
+//! Calls of one item into one instance share a store ([`ItemCalls`]); every other
+//! call has one of its own. What a module writes goes to the [`Host`] that the call
+//! was given; whether it is kept is the host's business: of a call that gives an
+//! error nothing is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use wasmtime::Store;
 use crate::{
     Answer, Bundle, CallError, Called, Context, Host, InputEffect, OutputEffect, RenderItem,
     bindings::exports::modmint::module::{client, ecash, module_info, server},
-    call::{Call, LogGate, Request},
+    call::{Call, LogGate, Place, Request},
     convert::{self, Checked},
     limits,
     prices::Phase,
@@ -91,30 +92,13 @@ impl Instance {
         })
     }
 
-    /// An input of a transaction.
-    pub fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
-        self.consensus(host, Phase::Consensus, |server, store| {
-            let effect = server.call_process_input(store, input)?;
-            Ok(effect
-                .map_err(convert::refusal)
-                .and_then(|effect| convert::input_effect(&effect)))
-        })
-    }
-
-    /// An output of a transaction.
-    pub fn process_output(
-        &self,
-        host: &Arc<dyn Host>,
-        output: &[u8],
-        out_point: OutPoint,
-    ) -> Called<OutputEffect> {
-        let out_point = convert::to_out_point(&out_point);
-        self.consensus(host, Phase::Consensus, |server, store| {
-            let effect = server.call_process_output(store, output, &out_point)?;
-            Ok(effect
-                .map_err(convert::refusal)
-                .and_then(|effect| convert::output_effect(&effect)))
-        })
+    /// Begins an item, a transaction with inputs or outputs of this instance.
+    pub fn item(&self, host: Arc<dyn Host>) -> ItemCalls<'_> {
+        ItemCalls {
+            instance: self,
+            host,
+            place: None,
+        }
     }
 
     /// A consensus item in the name of `peer`.
@@ -149,6 +133,51 @@ impl Instance {
         self.consensus(host, Phase::Audit, |server, store| {
             Ok(convert::audit(server.call_audit(store)?))
         })
+    }
+}
+
+/// Consensus calls that follow each other in one item: they share a store until one
+/// of them fails, so that the module's memory lasts from one to the next.
+///
+/// Holds one of the pool's places: on one thread no other call is made meanwhile.
+pub struct ItemCalls<'a> {
+    instance: &'a Instance,
+    host: Arc<dyn Host>,
+    place: Option<Place<Option<server::Guest>>>,
+}
+
+impl ItemCalls<'_> {
+    /// An input of a transaction.
+    pub fn process_input(&mut self, input: &[u8]) -> Called<InputEffect> {
+        self.call(|server, store| {
+            let effect = server.call_process_input(store, input)?;
+            Ok(effect
+                .map_err(convert::refusal)
+                .and_then(|effect| convert::input_effect(&effect)))
+        })
+    }
+
+    /// An output of a transaction.
+    pub fn process_output(&mut self, output: &[u8], out_point: OutPoint) -> Called<OutputEffect> {
+        let out_point = convert::to_out_point(&out_point);
+        self.call(|server, store| {
+            let effect = server.call_process_output(store, output, &out_point)?;
+            Ok(effect
+                .map_err(convert::refusal)
+                .and_then(|effect| convert::output_effect(&effect)))
+        })
+    }
+
+    fn call<T: Send>(
+        &mut self,
+        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+    ) -> Called<T> {
+        let (instance, phase) = (self.instance, Phase::Consensus);
+        let called = instance.consensus_in(&mut self.place, &self.host, phase, f);
+        if called.result.is_err() {
+            self.place = None;
+        }
+        called
     }
 }
 
@@ -357,9 +386,19 @@ impl Instance {
         phase: Phase,
         f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Called<T> {
+        self.consensus_in(&mut None, host, phase, f)
+    }
+
+    fn consensus_in<T: Send>(
+        &self,
+        place: &mut Option<Place<Option<server::Guest>>>,
+        host: &Arc<dyn Host>,
+        phase: Phase,
+        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+    ) -> Called<T> {
         let mut request = self.request(host, phase, Duration::MAX);
         request.fuel = Some(limits::MAX_FUEL);
-        let called = self.bundle.compiled.metered(request, f);
+        let called = self.bundle.compiled.metered(place, request, f);
         Called {
             result: flat(called.result),
             fuel: called.fuel,

@@ -43,7 +43,7 @@ pub use call::module_time;
 pub use check::verify_checks;
 pub use engine::{EngineError, Engines, runtime_hash};
 pub use host::*;
-pub use instance::Instance;
+pub use instance::{Instance, ItemCalls};
 pub use module::{
     Action, Answer, Audience, CallError, Called, Context, Description, Endpoint, InputEffect,
     KeySpec, OutputEffect, RenderItem, Setup, Wake,

@@ -173,7 +173,8 @@ impl Exports for Component {
         said(self.instance().init(&self.0.host).result)
     }
     fn process_input(&self, input: Vec<u8>) -> Result<sdk::InputEffect, sdk::Refusal> {
-        let effect = said(self.instance().process_input(&self.0.host, &input).result)?;
+        let mut item = self.instance().item(self.0.host.clone());
+        let effect = said(item.process_input(&input).result)?;
         self.saw(&sdk::Item::Input, &input);
         Ok(sdk::InputEffect {
             value: effect.value.msat(),
@@ -187,10 +188,8 @@ impl Exports for Component {
         out_point: sdk::OutPoint,
     ) -> Result<sdk::OutputEffect, sdk::Refusal> {
         let out_point = shapes::of_out_point(out_point);
-        let called = self
-            .instance()
-            .process_output(&self.0.host, &output, out_point);
-        let effect = said(called.result)?;
+        let mut item = self.instance().item(self.0.host.clone());
+        let effect = said(item.process_output(&output, out_point).result)?;
         self.saw(&sdk::Item::Output, &output);
         Ok(sdk::OutputEffect {
             value: effect.value.msat(),

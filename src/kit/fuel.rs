@@ -223,14 +223,14 @@ fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store) {
     let host: Arc<dyn Host> = replay.clone();
     let called = match &call.call {
         ConsensusCall::Init => instance.init(&host),
-        ConsensusCall::Input(bytes) => nothing(instance.process_input(&host, bytes)),
+        ConsensusCall::Input(bytes) => nothing(instance.item(host).process_input(bytes)),
         ConsensusCall::Output(bytes, place) => {
             let txid = place.txid.as_slice().try_into().unwrap_or_default();
             let place = OutPoint {
                 txid: TxId(txid),
                 index: place.index,
             };
-            nothing(instance.process_output(&host, bytes, place))
+            nothing(instance.item(host).process_output(bytes, place))
         }
         ConsensusCall::ConsensusItem(peer, bytes) => {
             instance.process_consensus_item(&host, PeerId(*peer), bytes)

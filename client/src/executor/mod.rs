@@ -284,11 +284,6 @@ impl Executor {
         check_arguments(&known.parameters, arguments).map_err(WalletError::refused)?;
         let overlay = Overlay::new(self.database.clone());
         let holds_money = self.ecash == Some(instance);
-        let before = if holds_money {
-            self.balance_over(&overlay)?
-        } else {
-            Amount::ZERO
-        };
         let transition = module
             .start(&self.host(&overlay, instance), action, arguments)
             .map_err(|e| self.call_error(instance, e))?;
@@ -304,6 +299,7 @@ impl Executor {
         if holds_money && !wants_transaction {
             // Money that leaves the balance without a transaction, as notes that
             // fit exactly do, is a spend like any other.
+            let before = self.balance()?;
             let after = self.balance_over(&overlay)?;
             let takes = before.checked_sub(after).unwrap_or_default();
             if !allowance.covers(takes) {

@@ -1,7 +1,13 @@
 //! One guardian's REST API.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
 
+use futures::future::BoxFuture;
 use modmint_core::{
     BundleHash, InstanceId, OutPoint, PeerId, TxId,
     config::HexBytes,
@@ -24,6 +30,8 @@ const MAX_JSON_BYTES: usize = 8 << 20;
 const MAX_BUNDLE_BYTES: usize = 32 << 20;
 /// How long a guardian may take, beyond what it was asked to wait.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take for which nobody waits.
+const LINGER: Duration = Duration::from_secs(2);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 
@@ -102,34 +110,7 @@ impl Guardian {
             .join(&format!("v1/{path}"))
             .map_err(|e| AskError::Nonsense(e.to_string()))?;
         let begun = Instant::now();
-        let exchange = async {
-            let mut request = self.http.request(method, url);
-            if let Some(json) = json {
-                request = request
-                    .header("content-type", "application/json")
-                    .body(json);
-            }
-            let response = request
-                .send()
-                .await
-                .map_err(|e| AskError::Unavailable(describe(&e)))?;
-            let status = response.status();
-            if status.is_success() {
-                return bounded_body(response, limit).await;
-            }
-            let body = bounded_body(response, 64 << 10).await?;
-            let problem: Option<Problem> = serde_json::from_slice(&body).ok();
-            if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
-                return Err(match problem {
-                    Some(problem) => AskError::Refused(problem),
-                    None => AskError::Nonsense(format!("HTTP {status} without a reason")),
-                });
-            }
-            Err(AskError::Unavailable(problem.map_or_else(
-                || format!("HTTP {status}"),
-                |problem| problem.to_string(),
-            )))
-        };
+        let exchange = Lingering::new(exchange(self.http.clone(), method, url, json, limit));
         let result = tokio::time::timeout(wait + PATIENCE, exchange)
             .await
             .unwrap_or_else(|_| {
@@ -284,6 +265,83 @@ impl Guardian {
         let mut path = format!("modules/{instance}/queries/");
         path.extend(url::form_urlencoded::byte_serialize(name.as_bytes()));
         self.json(Method::POST, &path, Some(&request), wait).await
+    }
+}
+
+/// A request and its answer, of at most `limit` bytes.
+async fn exchange(
+    http: reqwest::Client,
+    method: Method,
+    url: Url,
+    json: Option<Vec<u8>>,
+    limit: usize,
+) -> Result<Vec<u8>, AskError> {
+    let mut request = http.request(method, url);
+    if let Some(json) = json {
+        request = request
+            .header("content-type", "application/json")
+            .body(json);
+    }
+    let response = request
+        .send()
+        .await
+        .map_err(|e| AskError::Unavailable(describe(&e)))?;
+    let status = response.status();
+    if status.is_success() {
+        return bounded_body(response, limit).await;
+    }
+    let body = bounded_body(response, 64 << 10).await?;
+    let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
+        return Err(match problem {
+            Some(problem) => AskError::Refused(problem),
+            None => AskError::Nonsense(format!("HTTP {status} without a reason")),
+        });
+    }
+    Err(AskError::Unavailable(problem.map_or_else(
+        || format!("HTTP {status}"),
+        |problem| problem.to_string(),
+    )))
+}
+
+/// A request for whose answer [`LINGER`] remains when nobody waits any more: one that
+/// is broken off takes its connection with it. (What several guardians are asked is
+/// known when some of them have answered; the others are about to.)
+struct Lingering<T: Send + 'static> {
+    request: Option<BoxFuture<'static, T>>,
+    begun: bool,
+}
+
+impl<T: Send + 'static> Lingering<T> {
+    fn new(request: impl Future<Output = T> + Send + 'static) -> Self {
+        Self {
+            request: Some(Box::pin(request)),
+            begun: false,
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Lingering<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.begun = true;
+        let Some(request) = &mut self.request else {
+            return Poll::Pending;
+        };
+        let answer = ready!(request.as_mut().poll(cx));
+        self.request = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl<T: Send + 'static> Drop for Lingering<T> {
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take().filter(|_| self.begun)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async { tokio::time::timeout(LINGER, request).await.map(drop) });
+        }
     }
 }
 

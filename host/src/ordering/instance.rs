@@ -464,8 +464,9 @@ impl Shared {
         let after = |millis: u64| Arc::new(move |_| Duration::from_millis(millis));
         let delays = DelayConfig {
             // How often each instance looks at requests that are due, also while all is
-            // idle.
-            tick_interval: Duration::from_millis(20),
+            // idle. They are for units that were lost with a connection: who lacks many
+            // takes them from a peer's log.
+            tick_interval: Duration::from_millis(100),
             // Newest units are sent with each new connection (`send_tops`); while
             // it stands nothing is lost.
             unit_rebroadcast_interval_min: Duration::from_secs(600),
@@ -776,7 +777,11 @@ impl UnitFinalizationHandler for Batches {
             });
         }
         let replaying = units.is_replaying();
+        let all_decided = units.undecided.is_empty();
         drop(units);
+        if all_decided {
+            self.shared.context.work.notify_one();
+        }
         let epoch = Epoch {
             session: self.shared.session,
             index: self.next,

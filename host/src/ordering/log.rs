@@ -7,6 +7,9 @@
 //! all before it; other guardians' units wait for that, since their makers have
 //! them.
 //!
+//! The file is as long as what will be written soon, zeros to begin with: a sync
+//! need not tell the file system of a new length then, which is most of its time.
+//!
 //! Each start reads the log up to the first record that is not whole, and writes a
 //! new generation beside it, which takes the old one's place by a rename at the
 //! first own unit that the old one lacks: until then the old one is all there is
@@ -38,10 +41,13 @@ use super::{
 };
 
 const MAGIC: [u8; 8] = *b"MMUNITS\x01";
-const HEADER_BYTES: usize = 8 + 32 + 8;
+pub(super) const HEADER_BYTES: usize = 8 + 32 + 8;
 const CHECKSUM_BYTES: usize = 8;
 /// A payload, and ample room for what surrounds it.
 const MAX_RECORD_BYTES: usize = MAX_PAYLOAD_BYTES + (32 << 10);
+
+/// So many bytes the file grows by.
+const ROOM_BYTES: usize = 256 << 10;
 
 /// Whose log it is.
 #[derive(Clone)]
@@ -175,6 +181,7 @@ pub(super) fn open(
         unit: Vec::new(),
         syncing: None,
         written: HEADER_BYTES as u64,
+        length: HEADER_BYTES as u64,
         readable: Arc::new(AtomicU64::new(HEADER_BYTES as u64)),
         name_is_durable: false,
         on_saved: Box::new(on_saved),
@@ -193,6 +200,10 @@ impl LogId {
         let Some((header, mut rest)) = bytes.split_at_checked(HEADER_BYTES) else {
             return Ok(remembered);
         };
+        if header == [0; HEADER_BYTES] {
+            // A crash before the first sync.
+            return Ok(remembered);
+        }
         if header != self.header() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -212,7 +223,7 @@ impl LogId {
             remembered.count += 1;
             rest = behind;
         }
-        if !rest.is_empty() {
+        if rest.iter().any(|byte| *byte != 0) {
             let (session, bytes) = (self.session, rest.len());
             info!(session, bytes, "the unit log's end is torn and was cut off");
         }
@@ -254,6 +265,8 @@ pub(super) struct Writer {
     name_is_durable: bool,
     unit: Vec<u8>,
     written: u64,
+    /// Zeros follow what is written, up to here.
+    length: u64,
     /// So much of the file may leave the machine.
     readable: Arc<AtomicU64>,
     syncing: Option<(Unit, JoinHandle<io::Result<()>>)>,
@@ -336,7 +349,8 @@ impl Writer {
         let length = (self.unit.len() as u32).to_le_bytes();
         let checksum = self.id.checksum(length, &self.unit);
         let record = [&length[..], &checksum, &self.unit].concat();
-        (&*self.file).write_all(&record)?;
+        self.make_room(record.len())?;
+        self.file.write_all_at(&record, self.written)?;
         self.written += record.len() as u64;
         if unit.coord.creator == u64::from(self.id.me.0) && Some(unit.coord.round) > self.own_top {
             self.own_top = Some(unit.coord.round);
@@ -347,23 +361,35 @@ impl Writer {
         Ok(())
     }
 
+    /// Makes the file longer if so many bytes do not fit.
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        while self.length < self.written + bytes as u64 {
+            self.file.write_all_at(&[0; ROOM_BYTES], self.length)?;
+            self.length += ROOM_BYTES as u64;
+        }
+        Ok(())
+    }
+
     /// Makes the file durable, and its name if it is not.
     fn sync(&mut self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         let (id, file) = (self.id.clone(), self.file.clone());
         let rename = !std::mem::replace(&mut self.renamed, true);
         let first = !std::mem::replace(&mut self.name_is_durable, true);
+        #[cfg(test)]
+        let written = self.written;
         move || {
             if !first {
                 file.sync_data()?;
-                #[cfg(test)]
-                test_disk::synced(&id.path(), file.metadata()?.len());
-                return Ok(());
+            } else {
+                if rename {
+                    file.sync_all()?;
+                    fs::rename(id.next_path(), id.path())?;
+                }
+                id.make_durable(&file)?;
             }
-            if rename {
-                file.sync_all()?;
-                fs::rename(id.next_path(), id.path())?;
-            }
-            id.make_durable(&file)
+            #[cfg(test)]
+            test_disk::synced(&id.path(), written);
+            Ok(())
         }
     }
 }

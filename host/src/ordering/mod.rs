@@ -528,6 +528,7 @@ async fn route(
                 context.leases.renew(from, session);
                 context.look_again();
             }
+            PeerMessage::Rest { session } => context.leases.end(from, session),
             PeerMessage::RequestUnits {
                 session,
                 from: at,
@@ -583,7 +584,7 @@ async fn keep_awake(context: Arc<Context>, sessions: Arc<Mutex<Sessions>>) {
     const FOR_EVER: Duration = Duration::from_secs(3600);
     let changed = context.payloads.changed();
     let mut working_since: Option<Instant> = None;
-    let mut sent: Option<Instant> = None;
+    let mut sent: Option<(u64, Instant)> = None;
     loop {
         let changed = changed.notified();
         tokio::pin!(changed);
@@ -593,10 +594,12 @@ async fn keep_awake(context: Arc<Context>, sessions: Arc<Mutex<Sessions>>) {
             Some((session, since_progress)) => {
                 let since = working_since.get_or_insert_with(Instant::now).elapsed();
                 let every = wake::renewal(since.min(since_progress));
-                let due = sent.map_or(Duration::ZERO, |sent| every.saturating_sub(sent.elapsed()));
+                let renewed = sent.filter(|(known, _)| *known == session);
+                let due =
+                    renewed.map_or(Duration::ZERO, |(_, at)| every.saturating_sub(at.elapsed()));
                 if due.is_zero() {
                     context.p2p.broadcast(&PeerMessage::Wake { session });
-                    sent = Some(Instant::now());
+                    sent = Some((session, Instant::now()));
                     every
                 } else {
                     due
@@ -604,6 +607,9 @@ async fn keep_awake(context: Arc<Context>, sessions: Arc<Mutex<Sessions>>) {
             }
             None => {
                 working_since = None;
+                if let Some((session, _)) = sent.take() {
+                    context.p2p.broadcast(&PeerMessage::Rest { session });
+                }
                 FOR_EVER
             }
         };

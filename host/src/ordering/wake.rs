@@ -3,7 +3,8 @@
 //! An idle guardian waits in `get_data`. It cannot be told of new work by a unit,
 //! because the unit's maker may be stuck behind units that the idle ones have not
 //! made. So whoever has undecided work says so in messages of their own, again and
-//! again, and while such a lease is fresh nobody waits.
+//! again, and while such a lease is fresh nobody waits. Whose work is decided takes
+//! its lease back, or the others would make empty rounds until it ends.
 
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,15 @@ impl Leases {
     pub fn renew(&self, peer: PeerId, session: u64) {
         if let Some(latest) = self.latest.lock().get_mut(peer.index()) {
             *latest = Some((session, Instant::now() + LEASE));
+        }
+    }
+
+    /// All a guardian's work in a session is decided.
+    pub fn end(&self, peer: PeerId, session: u64) {
+        if let Some(latest) = self.latest.lock().get_mut(peer.index())
+            && latest.is_some_and(|(known, _)| known == session)
+        {
+            *latest = None;
         }
     }
 
@@ -66,6 +76,12 @@ mod tests {
         assert!(!leases.any_fresh(|session| session == 8));
         leases.renew(PeerId(2), 9);
         assert!(!leases.any_fresh(|session| session == 7));
+        leases.end(PeerId(2), 7);
+        leases.end(PeerId(1), 9);
+        assert!(leases.any_fresh(|session| session == 9));
+        leases.end(PeerId(2), 9);
+        assert!(!leases.any_fresh(|_| true));
+        leases.renew(PeerId(2), 9);
         let last = Instant::now() + LEASE;
         while Instant::now() <= last {
             std::thread::sleep(Duration::from_millis(5));

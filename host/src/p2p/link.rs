@@ -258,6 +258,7 @@ async fn deliver(inner: &Inner, peer: &Peer, message: PeerMessage) {
     match &message {
         PeerMessage::Aleph { .. }
         | PeerMessage::Wake { .. }
+        | PeerMessage::Rest { .. }
         | PeerMessage::RequestUnits { .. }
         | PeerMessage::Units { .. } => {
             let _ = inner.ordering.send((peer.id, message)).await;

@@ -70,6 +70,12 @@ pub enum PeerMessage {
     Outcome(Box<OutcomePart>),
     /// The key ceremony's messages, which only it understands.
     Ceremony(Vec<u8>),
+    /// Takes [`PeerMessage::Wake`] back: all the sender's work in this session is
+    /// decided.
+    Rest {
+        /// The session of the lease.
+        session: u64,
+    },
 }
 
 /// A part of an ended session, with the header that proves it.

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use super::{
     hosts::{Checker, ConsensusHost},
-    module::Module,
+    module::{Module, Parts},
     skip::SkipList,
     state::{self, Books},
 };
@@ -190,6 +190,10 @@ impl Flows {
     }
 }
 
+/// The instance at work on a transaction, and the calls into it.
+#[derive(Default)]
+struct Calls<'a>(Option<(InstanceId, Box<dyn Parts + 'a>)>);
+
 /// Applies items over one overlay.
 pub(super) struct Items {
     federation: Arc<Federation>,
@@ -258,11 +262,12 @@ impl Items {
         let message = body.signature_hash(&self.federation.id);
         let before = self.fuel();
         let mut flows = Flows::default();
+        let mut calls = Calls::default();
         for (index, (input, signature)) in
             (0..).zip(body.inputs.iter().zip(&transaction.signatures))
         {
             let spend_key = self
-                .input(input, &mut flows)
+                .input(input, &mut calls, &mut flows)
                 .map_err(|failure| failure.at_input(index))?;
             self.set_fuel(self.fuel().saturating_add(SIGNATURE_FUEL));
             self.check_fuel(before)?;
@@ -276,7 +281,8 @@ impl Items {
             }
         }
         for (index, output) in (0..).zip(&body.outputs) {
-            self.output(output, OutPoint { txid, index }, &mut flows)
+            let at = OutPoint { txid, index };
+            self.output(output, at, &mut calls, &mut flows)
                 .map_err(|failure| failure.at_output(index))?;
             self.check_fuel(before)?;
         }
@@ -312,19 +318,44 @@ impl Items {
         Ok(())
     }
 
-    fn input(&self, input: &Input, flows: &mut Flows) -> Result<modmint_core::PublicKey, Failure> {
-        let module = self.open_module(input.instance)?;
-        let effect = self.paid(module.process_input(&self.host(input.instance), &input.bytes))?;
+    fn input<'a>(
+        &'a self,
+        input: &Input,
+        calls: &mut Calls<'a>,
+        flows: &mut Flows,
+    ) -> Result<modmint_core::PublicKey, Failure> {
+        let calls = self.calls(calls, input.instance)?;
+        let effect = self.paid(calls.process_input(&input.bytes))?;
         flows.take_in(input.instance, effect.value, effect.fee)?;
         Ok(effect.spend_key)
     }
 
-    fn output(&self, output: &Output, at: OutPoint, flows: &mut Flows) -> Result<(), Failure> {
-        let module = self.open_module(output.instance)?;
-        let host = self.host(output.instance);
-        let effect = self.paid(module.process_output(&host, &output.bytes, at))?;
+    fn output<'a>(
+        &'a self,
+        output: &Output,
+        at: OutPoint,
+        calls: &mut Calls<'a>,
+        flows: &mut Flows,
+    ) -> Result<(), Failure> {
+        let calls = self.calls(calls, output.instance)?;
+        let effect = self.paid(calls.process_output(&output.bytes, at))?;
         flows.give_out(output.instance, effect.value, effect.fee);
         Ok(())
+    }
+
+    /// What calls go through that follow each other in one instance: each has one
+    /// store, the former one's is gone.
+    fn calls<'a, 'b>(
+        &'a self,
+        calls: &'b mut Calls<'a>,
+        instance: InstanceId,
+    ) -> Result<&'b mut (dyn Parts + 'a), Failure> {
+        let module = self.open_module(instance)?;
+        let kept = calls.0.take().filter(|(known, _)| *known == instance);
+        let (_, parts) = calls
+            .0
+            .insert(kept.unwrap_or_else(|| (instance, module.transaction(self.host(instance)))));
+        Ok(&mut **parts)
     }
 
     fn open_module(&self, id: InstanceId) -> Result<&Arc<dyn Module>, Failure> {

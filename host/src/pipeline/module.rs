@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use modmint_core::{Argument, OutPoint, PeerId, rest::AuditLine};
 use modmint_runtime::{
-    Answer, CallError, Called, Endpoint, Host, InputEffect, Instance, OutputEffect, RenderItem,
+    Answer, CallError, Called, Endpoint, Host, InputEffect, Instance, ItemCalls, OutputEffect,
+    RenderItem,
 };
 
 type Asked<T> = Result<T, CallError>;
@@ -13,13 +14,8 @@ type Asked<T> = Result<T, CallError>;
 pub(super) trait Module: Send + Sync + 'static {
     // Metered: on guest threads alone.
     fn init(&self, host: &Arc<dyn Host>) -> Called<()>;
-    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect>;
-    fn process_output(
-        &self,
-        host: &Arc<dyn Host>,
-        output: &[u8],
-        at: OutPoint,
-    ) -> Called<OutputEffect>;
+    /// Begins a transaction's inputs or outputs.
+    fn transaction<'a>(&'a self, host: Arc<dyn Host>) -> Box<dyn Parts + 'a>;
     fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()>;
     fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>>;
 
@@ -37,20 +33,28 @@ pub(super) trait Module: Send + Sync + 'static {
     fn render_answer(&self, name: &str, answer: &[u8]) -> Asked<String>;
 }
 
+/// What follows each other of a transaction's inputs and outputs in one instance.
+/// While it lives, its thread calls no other.
+pub(super) trait Parts {
+    fn process_input(&mut self, input: &[u8]) -> Called<InputEffect>;
+    fn process_output(&mut self, output: &[u8], at: OutPoint) -> Called<OutputEffect>;
+}
+
+impl Parts for ItemCalls<'_> {
+    fn process_input(&mut self, input: &[u8]) -> Called<InputEffect> {
+        self.process_input(input)
+    }
+    fn process_output(&mut self, output: &[u8], at: OutPoint) -> Called<OutputEffect> {
+        self.process_output(output, at)
+    }
+}
+
 impl Module for Instance {
     fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
         self.init(host)
     }
-    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Called<InputEffect> {
-        self.process_input(host, input)
-    }
-    fn process_output(
-        &self,
-        host: &Arc<dyn Host>,
-        output: &[u8],
-        at: OutPoint,
-    ) -> Called<OutputEffect> {
-        self.process_output(host, output, at)
+    fn transaction<'a>(&'a self, host: Arc<dyn Host>) -> Box<dyn Parts + 'a> {
+        Box::new(self.item(host))
     }
     fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Called<()> {
         self.process_consensus_item(host, peer, item)

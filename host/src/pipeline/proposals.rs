@@ -80,6 +80,10 @@ impl Queue {
         self.votes.values_mut().chain(modules).chain(transactions)
     }
 
+    fn is_empty(&self) -> bool {
+        self.votes.is_empty() && self.modules.is_empty() && self.transactions.is_empty()
+    }
+
     fn remove_transaction(&mut self, txid: &TxId) {
         if let Some(waiting) = self
             .numbers
@@ -230,6 +234,11 @@ impl Proposals {
         for txid in transactions {
             queue.remove_transaction(txid);
         }
+        let all_decided = queue.is_empty();
+        drop(queue);
+        if all_decided {
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -266,8 +275,7 @@ impl PayloadSource for Proposals {
     }
 
     fn has_work(&self) -> bool {
-        let queue = self.queue.lock();
-        !(queue.votes.is_empty() && queue.modules.is_empty() && queue.transactions.is_empty())
+        !self.queue.lock().is_empty()
     }
 
     fn changed(&self) -> Arc<Notify> {

@@ -189,30 +189,36 @@ impl Toy {
     }
 }
 
-impl Module for Toy {
-    fn init(&self, host: &Arc<dyn Host>) -> Metered<()> {
-        metered(host.put(b"born", b"").map_err(CallError::from))
-    }
+struct ToyParts<'a> {
+    toy: &'a Toy,
+    host: Arc<dyn Host>,
+}
 
-    fn process_input(&self, host: &Arc<dyn Host>, input: &[u8]) -> Metered<InputEffect> {
+impl Parts for ToyParts<'_> {
+    fn process_input(&mut self, input: &[u8]) -> Metered<InputEffect> {
         let input = borsh::from_slice(input).unwrap();
         let fuel = match input {
             ToyInput::Work(fuel) => fuel,
             _ => FUEL,
         };
         Metered {
-            result: self.input(host, input),
+            result: self.toy.input(&self.host, input),
             fuel,
         }
     }
 
-    fn process_output(
-        &self,
-        host: &Arc<dyn Host>,
-        output: &[u8],
-        at: OutPoint,
-    ) -> Metered<OutputEffect> {
-        metered(self.output(host, output, at))
+    fn process_output(&mut self, output: &[u8], at: OutPoint) -> Metered<OutputEffect> {
+        metered(self.toy.output(&self.host, output, at))
+    }
+}
+
+impl Module for Toy {
+    fn init(&self, host: &Arc<dyn Host>) -> Metered<()> {
+        metered(host.put(b"born", b"").map_err(CallError::from))
+    }
+
+    fn transaction<'a>(&'a self, host: Arc<dyn Host>) -> Box<dyn Parts + 'a> {
+        Box::new(ToyParts { toy: self, host })
     }
 
     fn process_item(&self, host: &Arc<dyn Host>, peer: PeerId, item: &[u8]) -> Metered<()> {

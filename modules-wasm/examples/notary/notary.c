@@ -4,8 +4,8 @@
  * later can see at which height and time it was there, and nobody learns what it is.
  *
  * A whole module in C, both halves, to copy: names come from the contract
- * (wit/federation-module.wit) by generated bindings. Every call has an instance of its
- * own, so nothing is freed (modules-wasm/sdk-c). */
+ * (wit/federation-module.wit) by generated bindings. Memory ends with the item, so nothing
+ * is freed (modules-wasm/sdk-c). */
 #include <stdlib.h>
 #include <string.h>
 

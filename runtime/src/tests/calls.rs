@@ -24,7 +24,7 @@ fn instance(imports: &str, functions: &str, process_input: &str) -> Arc<Instance
 }
 
 fn process(instance: &Instance, host: &Arc<dyn Host>) -> Called<InputEffect> {
-    instance.process_input(host, b"an input")
+    instance.item(Arc::clone(host)).process_input(b"an input")
 }
 
 /// What the call trapped with.
@@ -456,6 +456,48 @@ fn the_other_exports_answer_too() {
     assert!(instance.outcomes(&host, &[]).unwrap().is_empty());
 }
 
+/// Counts calls in the module's memory, and breaks at the third.
+const COUNTING: &str = "(global $calls (mut i32) (i32.const 0))";
+const BREAKS_AT_THREE: &str = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+    (if (i32.ge_s (global.get $calls) (i32.const 3)) (then unreachable))
+    (global.get $accepted)";
+
+#[test]
+fn calls_of_an_item_share_a_store_until_one_fails_and_items_share_nothing() {
+    let instance = instance("", COUNTING, BREAKS_AT_THREE);
+    let host = Memory::default().host();
+    for _ in 0..2 {
+        let mut item = instance.item(host.clone());
+        for _ in 0..2 {
+            item.process_input(b"x").result.unwrap();
+            item.process_input(b"x").result.unwrap();
+            assert_eq!(trap(item.process_input(b"x")), Trap::Broken);
+        }
+    }
+}
+
+#[test]
+fn each_call_of_an_item_pays_for_itself_alone() {
+    // Five operators a round.
+    let count = limits::MAX_FUEL / 10;
+    let spin = format!(
+        "(local $i i32) (local.set $i (i32.const {count}))
+        (loop (br_if 0 (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))
+        (global.get $accepted)"
+    );
+    let instance = instance("", "", &spin);
+    let mut item = instance.item(Memory::default().host());
+    let first = item.process_input(b"x");
+    first.result.unwrap();
+    assert!(first.fuel > limits::MAX_FUEL / 3, "{}", first.fuel);
+    for _ in 0..3 {
+        let next = item.process_input(b"x");
+        next.result.unwrap();
+        assert!(next.fuel <= first.fuel);
+        assert!(next.fuel > limits::MAX_FUEL / 3, "{}", next.fuel);
+    }
+}
+
 #[test]
 fn a_wallets_engines_make_no_consensus_calls() {
     let engines = Engines::wallet().unwrap();
@@ -472,7 +514,9 @@ fn more_calls_at_once_than_the_pool_has_places_wait_for_each_other() {
         for _ in 0..40 {
             scope.spawn(|| {
                 let host = Memory::default().host();
-                process(&instance, &host).result.unwrap();
+                let mut item = instance.item(host.clone());
+                item.process_input(b"x").result.unwrap();
+                item.process_input(b"x").result.unwrap();
                 instance.query(&host, "question", &[]).unwrap();
             });
         }
