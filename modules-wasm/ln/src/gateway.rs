@@ -81,8 +81,8 @@ parameters! {
 pub const CLAIM_MARGIN_BLOCKS: u32 = 6;
 /// How many blocks a payment that the node holds has to have left.
 const RECEIVE_MARGIN_BLOCKS: u32 = 2;
-/// How long a contract that somebody speaks of may take to come.
-const LOOK_SECONDS: u64 = 60;
+/// How long a contract that somebody speaks of may take to come: its payer asks again.
+const LOOK_SECONDS: u64 = 20;
 /// The daemon says with this code that nothing is in flight and nothing will be.
 const PAYMENT_FAILED: &str = "payment-failed";
 

@@ -116,7 +116,9 @@ impl Market {
                     "no gateway is called {wanted:?}; `gateways` shows those there are, and the \
                      address of another one may be given"
                 ),
-                None => "no gateway serves this federation; the address of one may be given".into(),
+                None => "no gateway serves this federation that has not tried this in vain; the \
+                         address of one may be given"
+                    .into(),
             };
             return Err(Refusal::new("no-gateway", message));
         }

@@ -8,7 +8,7 @@ use modmint_sdk::{
 
 use crate::{
     Contract, ContractId, ContractInput, ContractOrOfferOutput, KnownGateway, LnConfig,
-    OutgoingContract, PaymentHash, Preimage, Refundable,
+    OutgoingContract, PaymentHash, Preimage, PublicKey, Refundable,
     api::{self, PaymentState},
     client::{
         ATTEMPTS, LATER_SECONDS, Purpose, State, Step, answer, failed, failure, path, planned, stopped, take,
@@ -36,7 +36,7 @@ parameters! {
 
 /// How many blocks more than the gateway wants a timelock is away: agreed height moves
 /// while the contract is on its way, and wallets learn of it late.
-const TIMELOCK_SLACK: u32 = 6;
+const TIMELOCK_SLACK: u32 = 12;
 /// When the gateway is told again that has not answered.
 const RETRY_SECONDS: u64 = 15;
 /// When it is told again that has.
@@ -47,6 +47,8 @@ const LOOK_SECONDS: u64 = 120;
 /// Hashes that this wallet is paying or has paid: paying one twice is money lost. The
 /// value is whether it is paid.
 const PAID: Table<PaymentHash, bool> = Table::new(b'p');
+/// Gateways that have not paid a hash: they do not try again, another one may.
+const TRIED: Table<(PaymentHash, PublicKey), ()> = Table::new(b't');
 
 /// A payment.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -253,10 +255,12 @@ fn looked_up(mut pay: Pay, lookup: Lookup, outcome: EffectResult) -> Step {
 // Which gateway, for how much.
 
 fn listed(mut pay: Pay, invoice: Invoice, outcome: EffectResult) -> Step {
-    let known: Vec<KnownGateway> = match answer(outcome) {
+    let mut known: Vec<KnownGateway> = match answer(outcome) {
         Ok(known) => known,
         Err(refusal) => return failed(refusal),
     };
+    let hash = invoice.payment_hash;
+    known.retain(|known| !TRIED.contains(&(hash, known.gateway.gateway_key)));
     let first = pay.next();
     let wanted = pay.gateway.as_deref();
     match Market::open(known, wanted, Direction::Pay, invoice.amount, first) {
@@ -552,7 +556,13 @@ fn refunded(
 ) -> Step {
     match outcome {
         EffectResult::Accepted(_) => {
-            PAID.delete(&waiting.contract.payment_hash);
+            let OutgoingContract {
+                payment_hash,
+                gateway_key,
+                ..
+            } = waiting.contract;
+            PAID.delete(&payment_hash);
+            TRIED.put(&(payment_hash, gateway_key), &());
             let message = match why {
                 Refundable::Cancelled => "the gateway could not pay; the money is back",
                 _ => "the gateway has not paid in time; the money is back",

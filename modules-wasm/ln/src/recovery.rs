@@ -8,7 +8,7 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
-    Agreement, Amount, EffectResult, Transition, federation, object, wallet,
+    Agreement, Amount, EffectResult, Transition, crypto, federation, object, wallet,
 };
 
 use crate::{
@@ -18,8 +18,6 @@ use crate::{
     server::ContractsQuery,
 };
 
-/// How much one transaction takes.
-const MOST_TAKEN: usize = 10;
 /// When it is looked again for what cannot be taken yet.
 const AGAIN_SECONDS: u64 = 3600;
 
@@ -120,35 +118,38 @@ fn look_at(recovery: &mut Recovery, open: OpenContract) {
         Contract::Incoming(contract) => {
             let offer = contract.offer;
             let key = path(Purpose::Claim, &offer.nonce);
-            if wallet::derive_public_key(&key) != offer.claim_key {
+            let preimage = preimage(&offer.nonce);
+            // Somebody may have copied key and nonce into an offer of his own.
+            if wallet::derive_public_key(&key) != offer.claim_key
+                || crypto::sha256(&preimage) != offer.payment_hash
+            {
                 return;
             }
             let input = ContractInput::ClaimIncoming {
                 offer: id,
-                preimage: preimage(&offer.nonce),
+                preimage,
             };
             recovery.found.push((input, offer.amount, key));
         }
     }
 }
 
+/// One by one: no contract stands in another's way.
 fn take_found(mut recovery: Recovery) -> Step {
-    if recovery.found.is_empty() {
+    let Some(one) = recovery.found.last().cloned() else {
         return looked(recovery);
-    }
-    let some = recovery.found.iter().take(MOST_TAKEN).cloned().collect();
+    };
     recovery.taking = true;
     recovery.effect += 1;
     let effect = recovery.effect;
-    step(recovery).submit(effect, take(some))
+    step(recovery).submit(effect, take(vec![one]))
 }
 
 fn taken(mut recovery: Recovery, outcome: &EffectResult) -> Step {
-    let number = recovery.found.len().min(MOST_TAKEN);
-    let amount: u64 = recovery.found.drain(..number).map(|(_, a, _)| a).sum();
+    let amount = recovery.found.pop().map_or(0, |(_, amount, _)| amount);
     match outcome {
         EffectResult::Accepted(_) => recovery.restored = recovery.restored.saturating_add(amount),
-        // Somebody was quicker with one of them: the others are found again.
+        // Another device was quicker, or the federation is not there: looked for again.
         _ => recovery.locked = recovery.locked.saturating_add(amount),
     }
     recovery.taking = false;

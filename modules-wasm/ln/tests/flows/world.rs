@@ -64,7 +64,7 @@ impl Node {
         self.answers.insert(hash_of(number), Err("payment-failed"));
     }
 
-    fn web(&mut self, request: &HttpRequest) -> Result<HttpResponse, Refusal> {
+    pub fn answer(&mut self, request: &HttpRequest) -> Result<HttpResponse, Refusal> {
         if self.down || !request.url.starts_with(API) {
             return Err(Refusal::new("unreachable", "nobody is there"));
         }
@@ -266,7 +266,7 @@ impl World {
 
     pub fn connect(&self, mut wallet: Wallet) -> Person {
         let node = Rc::clone(&self.node);
-        wallet.offer_web(move |request| node.borrow_mut().web(request));
+        wallet.offer_web(move |request| node.borrow_mut().answer(request));
         Person { wallet }
     }
 
@@ -431,6 +431,11 @@ impl Person {
 
     /// The operation and the invoice.
     pub fn invoice(&mut self, msat: u64) -> (OperationId, String) {
+        let (operation, _) = self.try_invoice(msat);
+        (operation, self.detail(operation, "invoice"))
+    }
+
+    pub fn try_invoice(&mut self, msat: u64) -> (OperationId, Option<String>) {
         let action = InvoiceAction {
             amount: Amount(msat),
             description: Some("a test".into()),
@@ -439,7 +444,8 @@ impl Person {
             maximum_fee: None,
         };
         let operation = self.perform("invoice", action.arguments()).unwrap();
-        (operation, self.detail(operation, "invoice"))
+        let invoice = self.wallet.operation(operation).detail("invoice");
+        (operation, invoice)
     }
 
     pub fn finished(&self, operation: OperationId) -> Option<Result<(), Refusal>> {
