@@ -132,10 +132,7 @@ pub fn read<T: DeserializeOwned>(who: &str, bytes: &[u8]) -> Result<T, Refusal> 
 ///
 /// # Errors
 /// What the other side refused with, or `bad-answer`.
-pub fn read_response<T: DeserializeOwned>(
-    who: &str,
-    outcome: EffectResult,
-) -> Result<T, Refusal> {
+pub fn read_response<T: DeserializeOwned>(who: &str, outcome: EffectResult) -> Result<T, Refusal> {
     match outcome {
         EffectResult::Response(response) if (200..300).contains(&response.status) => {
             read(who, &response.body)

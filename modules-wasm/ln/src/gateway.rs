@@ -210,7 +210,10 @@ impl GatewayPay {
 /// Begins one.
 pub fn start_pay(action: GatewayPayAction) -> Result<Step, Refusal> {
     let contract = action.contract.try_into().map_err(|_| {
-        Refusal::new("bad-argument", "a contract's id is 32 bytes, and this is not")
+        Refusal::new(
+            "bad-argument",
+            "a contract's id is 32 bytes, and this is not",
+        )
     })?;
     let mut pay = GatewayPay {
         invoice: Invoice::read(&action.invoice)?,
@@ -361,7 +364,9 @@ fn served(mut pay: GatewayPay, contract: OutgoingContract, outcome: EffectResult
     }
     let effect = pay.next();
     let later = wallet::unix_time().saturating_add(LATER_SECONDS);
-    pay.at(PayStage::Paying(contract)).step().until(effect, later)
+    pay.at(PayStage::Paying(contract))
+        .step()
+        .until(effect, later)
 }
 
 fn claim(

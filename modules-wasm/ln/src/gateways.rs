@@ -182,7 +182,9 @@ impl Market {
         let network = federation::network();
         if routing.network != network {
             let theirs = &routing.network;
-            return Err(against(format!("is on {theirs}, the federation on {network}")));
+            return Err(against(format!(
+                "is on {theirs}, the federation on {network}"
+            )));
         }
         if routing.maximum_invoice_msat < self.amount {
             let most = Amount(routing.maximum_invoice_msat);
@@ -237,7 +239,8 @@ impl Market {
             message.truncate(end.unwrap_or_default());
             return Err(Refusal::new("no-gateway", message));
         }
-        self.quotes.sort_by_key(|quote| core::cmp::Reverse(quote.fee));
+        self.quotes
+            .sort_by_key(|quote| core::cmp::Reverse(quote.fee));
         Ok(self.quotes)
     }
 }

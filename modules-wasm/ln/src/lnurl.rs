@@ -156,7 +156,8 @@ impl Lookup {
     fn issued(&self, described: &[u8; 32], outcome: EffectResult) -> Result<PayRequest, Refusal> {
         let Issued { pr, reason } = api::read_response("the receiver", outcome)?;
         refuse(reason)?;
-        let invoice = pr.ok_or_else(|| Refusal::new("bad-lnurl", "the receiver sent no invoice"))?;
+        let invoice =
+            pr.ok_or_else(|| Refusal::new("bad-lnurl", "the receiver sent no invoice"))?;
         let invoice = Invoice::read(&invoice)?;
         if invoice.amount != self.amount {
             return Err(Refusal::new(
@@ -169,7 +170,10 @@ impl Lookup {
             ));
         }
         // Receivers may leave it out; one that names another text is not to be trusted.
-        if invoice.description_hash.is_some_and(|hash| hash != *described) {
+        if invoice
+            .description_hash
+            .is_some_and(|hash| hash != *described)
+        {
             return Err(Refusal::new(
                 "bad-lnurl",
                 "the receiver's invoice is for something else than it said",

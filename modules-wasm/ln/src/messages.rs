@@ -273,7 +273,10 @@ pub fn cancels(contract: &ContractId) -> [u8; 32] {
 
 /// What a gateway signs to announce itself.
 pub fn announces(gateway: &Gateway) -> [u8; 32] {
-    tagged("modmint/ln/announce", &[&federation::id(), &encoded(gateway)])
+    tagged(
+        "modmint/ln/announce",
+        &[&federation::id(), &encoded(gateway)],
+    )
 }
 
 /// What a gateway signs to be given decryption shares for an offer that it bought.

@@ -11,7 +11,8 @@ use crate::{
     OutgoingContract, PaymentHash, Preimage, PublicKey, Refundable,
     api::{self, PaymentState},
     client::{
-        ATTEMPTS, LATER_SECONDS, Purpose, State, Step, answer, failed, failure, path, planned, stopped, take,
+        ATTEMPTS, LATER_SECONDS, Purpose, State, Step, answer, failed, failure, path, planned,
+        stopped, take,
     },
     contract_id,
     gateways::{self, Direction, Market, Quoted},
@@ -150,10 +151,11 @@ pub fn start(action: PayAction) -> Result<Step, Refusal> {
         let effect = pay.next();
         let request = api::get(url);
         pay.stage = Stage::LookingUp(Lookup::new(amount.0));
-        return Ok(pay
-            .step()
-            .want(effect, request)
-            .progress("looking-up", format!("asking {to}"), object! {}));
+        return Ok(pay.step().want(effect, request).progress(
+            "looking-up",
+            format!("asking {to}"),
+            object! {},
+        ));
     }
     let invoice = Invoice::read(&to)?;
     if amount.is_some_and(|amount| amount.0 != invoice.amount) {
@@ -276,7 +278,7 @@ fn listed(mut pay: Pay, invoice: Invoice, outcome: EffectResult) -> Step {
 }
 
 fn quoted(
-    mut pay: Pay,
+    pay: Pay,
     invoice: Invoice,
     mut market: Market,
     effect: u32,
@@ -319,7 +321,6 @@ fn quoted(
         nonce,
     };
     PAID.put(&invoice.payment_hash, &false);
-    pay.effect = pay.effect.max(effect);
     fund(pay, invoice, chosen, contract, 1)
 }
 
@@ -376,10 +377,11 @@ fn fund(
         contract,
         attempt,
     };
-    pay.at(stage)
-        .step()
-        .submit(effect, plan)
-        .progress("funding", "the contract is on its way", shown)
+    pay.at(stage).step().submit(effect, plan).progress(
+        "funding",
+        "the contract is on its way",
+        shown,
+    )
 }
 
 /// Text of at most `most` bytes.
@@ -444,7 +446,12 @@ fn wait(pay: Pay, waiting: Waiting) -> Step {
     let step = pay
         .at(Stage::Waiting(waiting.clone()))
         .step()
-        .query(waiting.preimage, "preimage", preimage.arguments(), agreement)
+        .query(
+            waiting.preimage,
+            "preimage",
+            preimage.arguments(),
+            agreement,
+        )
         .query(
             waiting.refundable,
             "refundable",

@@ -3,8 +3,8 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
-    Agreement, Amount, EffectResult, Json, Refusal, Rejection, Transition, crypto,
-    object, parameters, wallet,
+    Agreement, Amount, EffectResult, Json, Refusal, Rejection, Transition, crypto, object,
+    parameters, wallet,
 };
 
 use crate::{
@@ -69,10 +69,7 @@ enum Stage {
         offer: Offer,
     },
     /// Somebody has the invoice and may pay it.
-    Waiting {
-        offer: Offer,
-        shown: Shown,
-    },
+    Waiting { offer: Offer, shown: Shown },
     /// The money is on its way into the wallet.
     Claiming {
         offer: Offer,
@@ -142,7 +139,10 @@ pub fn start(action: InvoiceAction) -> Result<Step, Refusal> {
         ));
     }
     if amount.0 == 0 {
-        return Err(Refusal::new("bad-argument", "nothing is no amount to receive"));
+        return Err(Refusal::new(
+            "bad-argument",
+            "nothing is no amount to receive",
+        ));
     }
     let receive = Receive {
         amount: amount.0,
@@ -161,9 +161,10 @@ pub fn cancel(receive: &Receive) -> Result<Step, Refusal> {
     match &receive.stage {
         Stage::Listing | Stage::Quoting(_) => Ok(stopped()),
         Stage::Inviting { .. } => Err(too_late("in a moment")),
-        Stage::Waiting { shown, .. } | Stage::Claiming { shown, .. } => {
-            Err(too_late(&format!("at {}, seconds since 1970", shown.expires)))
-        }
+        Stage::Waiting { shown, .. } | Stage::Claiming { shown, .. } => Err(too_late(&format!(
+            "at {}, seconds since 1970",
+            shown.expires
+        ))),
     }
 }
 

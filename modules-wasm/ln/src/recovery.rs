@@ -89,7 +89,8 @@ pub fn advance(mut recovery: Recovery, _effect: u32, outcome: EffectResult) -> S
         return take_found(recovery);
     };
     recovery.after = Some(last.id);
-    page.into_iter().for_each(|open| look_at(&mut recovery, open));
+    page.into_iter()
+        .for_each(|open| look_at(&mut recovery, open));
     search(recovery)
 }
 

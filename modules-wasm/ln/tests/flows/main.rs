@@ -108,7 +108,9 @@ fn a_gateway_that_vanishes_costs_the_payer_nothing_but_time() {
     let invoice = world.outside_invoice(1, 5_000 * SAT);
     let payment = alice.pay(&invoice);
     let timelock = alice.timelock(&world);
-    world.federation.mine_blocks(timelock - 1 - world.federation.height());
+    world
+        .federation
+        .mine_blocks(timelock - 1 - world.federation.height());
     alice.run();
     assert_eq!(alice.finished(payment), None);
     world.federation.mine_blocks(1);
@@ -130,7 +132,11 @@ fn a_gateway_with_a_wrong_preimage_gets_nothing() {
     let payment = alice.pay(&invoice);
     let wrong = preimage_of(2);
     let contract = world.node.borrow().posted[0].1;
-    world.node.borrow_mut().answers.insert(hash_of(1), Ok(wrong));
+    world
+        .node
+        .borrow_mut()
+        .answers
+        .insert(hash_of(1), Ok(wrong));
     world.serve_payments();
     assert_eq!(world.gateway_earned(), 0);
     alice.run();
@@ -252,9 +258,16 @@ fn a_busy_day(kill: Option<(usize, Kill)>) -> [u64; 3] {
     assert_eq!(bob.wallet.balance(), 3_000 * SAT - RECEIVE_FEE);
     assert_eq!(world.held(), 0);
     if kill.is_some() {
-        assert_eq!(alice.wallet.kills() + bob.wallet.kills() + world.gateway.kills(), 1);
+        assert_eq!(
+            alice.wallet.kills() + bob.wallet.kills() + world.gateway.kills(),
+            1
+        );
     }
-    [alice.wallet.writes(), bob.wallet.writes(), world.gateway.writes()]
+    [
+        alice.wallet.writes(),
+        bob.wallet.writes(),
+        world.gateway.writes(),
+    ]
 }
 
 fn killed_after_any_write(sent: bool) {

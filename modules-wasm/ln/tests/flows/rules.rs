@@ -89,7 +89,9 @@ fn take(world: &World, input: ContractInput) -> Result<InputEffect, Refusal> {
 }
 
 fn id_of(world: &World, offer: &Offer) -> OfferId {
-    world.federation.call(LN, Phase::Stateless, None, || offer.id())
+    world
+        .federation
+        .call(LN, Phase::Stateless, None, || offer.id())
 }
 
 fn ask<T: borsh::BorshDeserialize>(
@@ -131,7 +133,10 @@ fn at_the_timelocks_block_whoever_is_ordered_first_has_the_money() {
             false => (refund, claim, user.key()),
         };
         let effect = take(&world, first).unwrap();
-        assert_eq!((effect.value, effect.spend_key), (2_000 * SAT, key.to_vec()));
+        assert_eq!(
+            (effect.value, effect.spend_key),
+            (2_000 * SAT, key.to_vec())
+        );
         assert_eq!(world.refused_input(second), "no-such-contract");
         assert_eq!(world.held(), 0);
     }
@@ -151,15 +156,24 @@ fn a_contract_is_cancelled_or_claimed_and_never_both() {
     let contract = fund();
     let refund = ContractInput::RefundCancelled { contract };
     assert_eq!(world.refused_input(refund.clone()), "not-cancelled");
-    assert_eq!(world.refused_output(user.cancels(contract)), "bad-signature");
+    assert_eq!(
+        world.refused_output(user.cancels(contract)),
+        "bad-signature"
+    );
     world.put(gateway.cancels(contract)).unwrap();
-    assert_eq!(world.refused_output(gateway.cancels(contract)), "contract-cancelled");
+    assert_eq!(
+        world.refused_output(gateway.cancels(contract)),
+        "contract-cancelled"
+    );
     assert_eq!(world.refused_input(claim(contract)), "contract-cancelled");
     assert_eq!(take(&world, refund).unwrap().spend_key, user.key());
     // Claimed: there is nothing left to cancel.
     let contract = fund();
     take(&world, claim(contract)).unwrap();
-    assert_eq!(world.refused_output(gateway.cancels(contract)), "no-such-contract");
+    assert_eq!(
+        world.refused_output(gateway.cancels(contract)),
+        "no-such-contract"
+    );
     let refund = ContractInput::RefundCancelled { contract };
     assert_eq!(world.refused_input(refund), "no-such-contract");
     // The preimage is there for the payer.
@@ -225,7 +239,9 @@ fn of_two_gateways_the_first_has_the_offer_and_it_is_bought_once() {
     let bob = Signer::new(&world, "bob");
     let (first, second) = (Signer::new(&world, "g"), Signer::new(&world, "h"));
     let offer = bob.offers(&world, 1, None);
-    world.put(ContractOrOfferOutput::Offer(offer.clone())).unwrap();
+    world
+        .put(ContractOrOfferOutput::Offer(offer.clone()))
+        .unwrap();
     assert_eq!(
         world.refused_output(ContractOrOfferOutput::Offer(offer.clone())),
         "offer-known"
@@ -234,7 +250,10 @@ fn of_two_gateways_the_first_has_the_offer_and_it_is_bought_once() {
         ask(&world, "offers", OffersQuery { after: None }.arguments()).unwrap();
     assert_eq!(listed, [offer.clone()]);
     world.put(buys(&offer, first.key())).unwrap();
-    assert_eq!(world.refused_output(buys(&offer, second.key())), "offer-bought");
+    assert_eq!(
+        world.refused_output(buys(&offer, second.key())),
+        "offer-bought"
+    );
     let listed: Vec<Offer> =
         ask(&world, "offers", OffersQuery { after: None }.arguments()).unwrap();
     assert_eq!(listed, []);
@@ -245,11 +264,17 @@ fn of_two_gateways_the_first_has_the_offer_and_it_is_bought_once() {
     assert_eq!(take(&world, claim.clone()).unwrap().spend_key, bob.key());
     assert_eq!(world.refused_input(claim), "no-such-contract");
     // Not even when it is over.
-    assert_eq!(world.refused_output(buys(&offer, first.key())), "offer-bought");
+    assert_eq!(
+        world.refused_output(buys(&offer, first.key())),
+        "offer-bought"
+    );
     let again = ContractOrOfferOutput::Offer(offer.clone());
     assert_eq!(world.refused_output(again), "offer-bought");
     world.federation.pass(3600);
-    assert_eq!(world.refused_output(buys(&offer, first.key())), "offer-expired");
+    assert_eq!(
+        world.refused_output(buys(&offer, first.key())),
+        "offer-expired"
+    );
 }
 
 #[test]
@@ -258,16 +283,25 @@ fn an_offer_is_bought_before_its_expiry_by_the_gateway_that_it_names() {
     let bob = Signer::new(&world, "bob");
     let (named, other) = (Signer::new(&world, "g"), Signer::new(&world, "h"));
     let offer = bob.offers(&world, 1, Some(named.key()));
-    assert_eq!(world.refused_output(buys(&offer, other.key())), "wrong-gateway");
+    assert_eq!(
+        world.refused_output(buys(&offer, other.key())),
+        "wrong-gateway"
+    );
     let mut eternal = offer.clone();
     eternal.expiry = world.federation.time() + MOST_OFFER_SECONDS + 1;
-    assert_eq!(world.refused_output(buys(&eternal, named.key())), "offer-too-long");
+    assert_eq!(
+        world.refused_output(buys(&eternal, named.key())),
+        "offer-too-long"
+    );
     world.federation.pass(3599);
     let in_time = world.put(buys(&offer, named.key()));
     in_time.unwrap();
     let late = bob.offers(&world, 2, Some(named.key()));
     world.federation.pass(3600);
-    assert_eq!(world.refused_output(buys(&late, named.key())), "offer-expired");
+    assert_eq!(
+        world.refused_output(buys(&late, named.key())),
+        "offer-expired"
+    );
     // What was bought is the receiver's, however late.
     let claim = ContractInput::ClaimIncoming {
         offer: id_of(&world, &offer),
@@ -295,10 +329,15 @@ fn shares_are_for_the_buyer_alone_from_the_moment_it_has_paid() {
     let bob = Signer::new(&world, "bob");
     let (buyer, other) = (Signer::new(&world, "g"), Signer::new(&world, "h"));
     let offer = bob.offers(&world, 1, None);
-    world.put(ContractOrOfferOutput::Offer(offer.clone())).unwrap();
+    world
+        .put(ContractOrOfferOutput::Offer(offer.clone()))
+        .unwrap();
     assert!(matches!(share(&world, &buyer, &offer), Ok(Answer::Wait(_))));
     world.put(buys(&offer, buyer.key())).unwrap();
-    assert!(matches!(share(&world, &buyer, &offer), Ok(Answer::Ready(_))));
+    assert!(matches!(
+        share(&world, &buyer, &offer),
+        Ok(Answer::Ready(_))
+    ));
     for asks in [&other, &bob] {
         let refused = share(&world, asks, &offer).unwrap_err();
         assert_eq!(refused.code, "bad-signature");
@@ -340,9 +379,18 @@ fn only_what_is_junk_is_paid_back() {
     let good_key = decryption_key(&world, &buyer, &good);
     let junk_key = decryption_key(&world, &buyer, &junk);
     assert_eq!(world.refused_input(refund(&good, good_key)), "not-junk");
-    assert_eq!(world.refused_input(refund(&good, junk_key)), "bad-decryption-key");
-    assert_eq!(world.refused_input(refund(&junk, good_key)), "bad-decryption-key");
-    assert_eq!(world.refused_input(refund(&junk, [0; 48])), "bad-decryption-key");
+    assert_eq!(
+        world.refused_input(refund(&good, junk_key)),
+        "bad-decryption-key"
+    );
+    assert_eq!(
+        world.refused_input(refund(&junk, good_key)),
+        "bad-decryption-key"
+    );
+    assert_eq!(
+        world.refused_input(refund(&junk, [0; 48])),
+        "bad-decryption-key"
+    );
     let effect = take(&world, refund(&junk, junk_key)).unwrap();
     assert_eq!(effect.spend_key, buyer.key());
     // The receiver comes too late with a preimage that it had after all.
@@ -390,7 +438,9 @@ fn a_vetted_gateway_finds_room_among_those_that_are_not() {
     // The world has one of its own.
     for number in 1..MOST_GATEWAYS {
         let gateway = Signer::new(&world, &format!("gateway {number}"));
-        world.put(gateway.announces(now + 1000 + u64::from(number))).unwrap();
+        world
+            .put(gateway.announces(now + 1000 + u64::from(number)))
+            .unwrap();
     }
     let vetted = Signer::new(&world, "vetted");
     let announces = || vetted.announces(now + 500);
@@ -430,14 +480,18 @@ fn what_is_over_is_forgotten() {
         let preimage = preimage_of(1);
         take(&world, ContractInput::Claim { contract, preimage }).unwrap();
         let offer = bob.offers(&world, 100 + round as u8, None);
-        world.put(ContractOrOfferOutput::Offer(offer.clone())).unwrap();
+        world
+            .put(ContractOrOfferOutput::Offer(offer.clone()))
+            .unwrap();
         world.put(buys(&offer, gateway.key())).unwrap();
         let claim = ContractInput::ClaimIncoming {
             offer: id_of(&world, &offer),
             preimage: preimage_of(100 + round as u8),
         };
         take(&world, claim).unwrap();
-        world.put(gateway.announces(world.federation.time() + 100)).unwrap();
+        world
+            .put(gateway.announces(world.federation.time() + 100))
+            .unwrap();
         world.federation.pass(PREIMAGE_SECONDS);
     }
     assert_eq!(world.held(), 0);
@@ -456,7 +510,10 @@ fn people_are_shown_what_moves() {
     let outputs = [
         (outgoing(&bob, &bob, 500), r#"{"type":"outgoing""#),
         (buys(&offer, bob.key()), r#"{"type":"incoming""#),
-        (ContractOrOfferOutput::Offer(offer.clone()), r#"{"type":"offer""#),
+        (
+            ContractOrOfferOutput::Offer(offer.clone()),
+            r#"{"type":"offer""#,
+        ),
         (bob.cancels([1; 32]), r#"{"type":"cancel-outgoing""#),
         (bob.announces(5), r#"{"type":"announcement""#),
     ];
@@ -474,7 +531,10 @@ fn people_are_shown_what_moves() {
     assert!(text.contains(&to_hex(&[8; 32])), "{text}");
     let known = borsh::to_vec(&gateways(&world)).unwrap();
     let text = shown(modmint_sdk::Item::Answer("gateways".into()), known).unwrap();
-    assert!(text.contains(API) && text.contains(r#""vetted":false"#), "{text}");
+    assert!(
+        text.contains(API) && text.contains(r#""vetted":false"#),
+        "{text}"
+    );
 }
 
 #[test]
@@ -499,6 +559,9 @@ fn an_offers_terms_are_all_that_is_in_it() {
         let mut changed = offer.clone();
         change(&mut changed);
         assert!(!valid(&changed), "{place}");
-        assert_eq!(world.refused_output(buys(&changed, [2; 33])), "bad-ciphertext");
+        assert_eq!(
+            world.refused_output(buys(&changed, [2; 33])),
+            "bad-ciphertext"
+        );
     }
 }

@@ -46,7 +46,10 @@ fn an_invoice_that_should_not_be_paid_is_refused_before_anything_is_asked() {
     }
     let mut other_amount = to(&good);
     other_amount.amount = Some(Amount(5));
-    assert_eq!(alice.pay_with(other_amount).unwrap_err().code, "wrong-amount");
+    assert_eq!(
+        alice.pay_with(other_amount).unwrap_err().code,
+        "wrong-amount"
+    );
     world.federation.pass(60);
     assert_eq!(alice.try_pay(&good).unwrap_err().code, "invoice-expired");
     assert_eq!(alice.wallet.balance(), 20_000 * SAT);
@@ -170,7 +173,10 @@ fn an_invoice_that_is_not_what_was_asked_for_is_not_handed_out() {
             gateway: None,
             maximum_fee: None,
         };
-        let receipt = bob.wallet.perform(LN, "invoice", action.arguments()).unwrap();
+        let receipt = bob
+            .wallet
+            .perform(LN, "invoice", action.arguments())
+            .unwrap();
         assert_eq!(code(bob.finished(receipt)), "bad-gateway");
     }
 }
@@ -297,7 +303,7 @@ fn a_receiver_that_is_quicker_than_the_refund_of_its_junk_has_sold_its_preimage(
     carry_on(&mut world.gateway);
     assert_eq!(world.gateway.operation(received).finished(), Some(Ok(())));
     assert_eq!(world.node.borrow().settled, [(hash_of(7), preimage_of(7))]);
-    assert_eq!(world.node.borrow().failed, []);
+    assert!(world.node.borrow().failed.is_empty());
 }
 
 #[test]
@@ -324,7 +330,9 @@ fn an_offer_that_is_bought_already_is_settled_by_its_buyer_and_failed_by_others(
         gateway_key: [2; 33],
     };
     world
-        .put(ContractOrOfferOutput::Contract(Contract::Incoming(contract)))
+        .put(ContractOrOfferOutput::Contract(Contract::Incoming(
+            contract,
+        )))
         .unwrap();
     world.node.borrow_mut().offers.push(offer);
     let late = world.receive(3_000 * SAT);

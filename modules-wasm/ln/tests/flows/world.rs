@@ -117,13 +117,7 @@ impl Node {
     }
 }
 
-pub fn invoice(
-    currency: Currency,
-    hash: PaymentHash,
-    msat: u64,
-    time: u64,
-    expiry: u64,
-) -> String {
+pub fn invoice(currency: Currency, hash: PaymentHash, msat: u64, time: u64, expiry: u64) -> String {
     let key = SecretKey::from_slice(&[41; 32]).unwrap();
     let secp = Secp256k1::new();
     InvoiceBuilder::new(currency)
@@ -454,7 +448,9 @@ impl Person {
 
     pub fn stage(&self, operation: OperationId) -> String {
         let progress = &self.wallet.operation(operation).progress;
-        progress.as_ref().map_or_else(String::new, |p| p.stage.clone())
+        progress
+            .as_ref()
+            .map_or_else(String::new, |p| p.stage.clone())
     }
 
     pub fn detail(&self, operation: OperationId, name: &str) -> String {
@@ -471,9 +467,7 @@ impl Person {
             incoming: false,
             after: None,
         };
-        let answer = world
-            .federation
-            .query(0, LN, "contracts", ask.arguments());
+        let answer = world.federation.query(0, LN, "contracts", ask.arguments());
         let Some(Ok(modmint_sdk::Answer::Ready(bytes))) = answer else {
             panic!("{answer:?}");
         };

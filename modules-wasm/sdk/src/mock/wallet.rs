@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     Acceptance, Agreement, Answer, Argument, Effect, EffectDone, EffectResult, Event, HttpRequest,
-    HttpResponse, PeerAnswer, PeerOutcomes, Plan, PlannedInput, PlannedOutput, Progress, QueryRequest, Refusal, Rejection,
-    Signer, Want, bindings::exports::modmint::module::client,
+    HttpResponse, PeerAnswer, PeerOutcomes, Plan, PlannedInput, PlannedOutput, Progress,
+    QueryRequest, Refusal, Rejection, Signer, Want, bindings::exports::modmint::module::client,
 };
 
 /// An operation's number in its wallet.
