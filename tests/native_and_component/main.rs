@@ -7,6 +7,7 @@
 //! same after each step.
 
 mod component;
+mod lightning;
 
 use std::{collections::BTreeMap, ops::Range};
 

@@ -47,6 +47,10 @@ pub enum ContractOrOfferOutput {
 }
 
 /// Money under a condition.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one is looked at at a time, and 352 bytes are not worth an indirection"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Contract {
     /// A payer's, for the gateway that knows the preimage.

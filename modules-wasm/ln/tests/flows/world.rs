@@ -198,13 +198,18 @@ fn serve_node(wallet: &mut Wallet, node: &Rc<RefCell<Node>>) {
 impl World {
     /// With a gateway that has announced itself.
     pub fn new(guardians: usize) -> Self {
+        Self::of(Bundle::federation_module::<Ln>(), guardians)
+    }
+
+    /// Of a module that runs in whatever way.
+    pub fn of(bundle: Bundle, guardians: usize) -> Self {
         let federation = Federation::with_cash(guardians);
         let free = Configuration {
             contract_fee: None,
             offer_fee: None,
             announcement_fee: Some(Amount(0)),
         };
-        let ln = federation.found(Bundle::federation_module::<Ln>(), free.arguments());
+        let ln = federation.found(bundle, free.arguments());
         assert_eq!(ln, LN);
         let node = Rc::new(RefCell::new(Node {
             time: federation.time(),
