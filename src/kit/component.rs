@@ -173,7 +173,8 @@ impl Exports for Component {
         said(self.instance().init(&self.0.host).result)
     }
     fn process_input(&self, input: Vec<u8>) -> Result<sdk::InputEffect, sdk::Refusal> {
-        let mut item = self.instance().item(self.0.host.clone());
+        let instance = self.instance();
+        let mut item = instance.item(self.0.host.clone());
         let effect = said(item.process_input(&input).result)?;
         self.saw(&sdk::Item::Input, &input);
         Ok(sdk::InputEffect {
@@ -188,7 +189,8 @@ impl Exports for Component {
         out_point: sdk::OutPoint,
     ) -> Result<sdk::OutputEffect, sdk::Refusal> {
         let out_point = shapes::of_out_point(out_point);
-        let mut item = self.instance().item(self.0.host.clone());
+        let instance = self.instance();
+        let mut item = instance.item(self.0.host.clone());
         let effect = said(item.process_output(&output, out_point).result)?;
         self.saw(&sdk::Item::Output, &output);
         Ok(sdk::OutputEffect {

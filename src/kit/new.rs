@@ -93,7 +93,7 @@ fn check_name(name: &str) -> Result<()> {
              letter is expected, for example lost-and-found"
         );
     }
-    const TAKEN: [&str; 6] = ["mint", "wallet", "test", "core", "std", "alloc"];
+    const TAKEN: [&str; 7] = ["mint", "wallet", "ln", "test", "core", "std", "alloc"];
     if TAKEN.contains(&name) {
         bail!("{name:?} means something else to Modmint or to Rust: choose another name");
     }

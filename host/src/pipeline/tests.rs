@@ -194,7 +194,7 @@ struct ToyParts<'a> {
     host: Arc<dyn Host>,
 }
 
-impl Parts for ToyParts<'_> {
+impl module::Parts for ToyParts<'_> {
     fn process_input(&mut self, input: &[u8]) -> Metered<InputEffect> {
         let input = borsh::from_slice(input).unwrap();
         let fuel = match input {
@@ -217,7 +217,7 @@ impl Module for Toy {
         metered(host.put(b"born", b"").map_err(CallError::from))
     }
 
-    fn transaction<'a>(&'a self, host: Arc<dyn Host>) -> Box<dyn Parts + 'a> {
+    fn transaction<'a>(&'a self, host: Arc<dyn Host>) -> Box<dyn module::Parts + 'a> {
         Box::new(ToyParts { toy: self, host })
     }
 

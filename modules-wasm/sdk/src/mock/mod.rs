@@ -26,6 +26,7 @@
 //! | a wallet's money | [`Wallet::endow`] |
 //! | what the person says | [`Wallet::set_confirms`] |
 //! | the application around it | [`Wallet::offer_service`] |
+//! | the web | [`Wallet::offer_web`] |
 //! | a crash | [`Wallet::kill_at`], [`Wallet::resume`] |
 
 mod bundle;

@@ -10,9 +10,9 @@ use super::{
     call::{WalletSide, enter},
 };
 use crate::{
-    Acceptance, Agreement, Answer, Argument, Effect, EffectDone, EffectResult, Event, PeerAnswer,
-    PeerOutcomes, Plan, PlannedInput, PlannedOutput, Progress, QueryRequest, Refusal, Rejection,
-    Signer, Want, bindings::exports::modmint::module::client,
+    Acceptance, Agreement, Answer, Argument, Effect, EffectDone, EffectResult, Event, HttpRequest,
+    HttpResponse, PeerAnswer, PeerOutcomes, Plan, PlannedInput, PlannedOutput, Progress,
+    QueryRequest, Refusal, Rejection, Signer, Want, bindings::exports::modmint::module::client,
 };
 
 /// An operation's number in its wallet.
@@ -107,6 +107,7 @@ struct Durable {
 }
 
 type Service = Box<dyn FnMut(&[u8]) -> Result<Vec<u8>, Refusal>>;
+type Web = Box<dyn FnMut(&HttpRequest) -> Result<HttpResponse, Refusal>>;
 
 /// A wallet of a federation.
 pub struct Wallet {
@@ -122,6 +123,7 @@ pub struct Wallet {
     kills: u64,
     confirms: bool,
     services: BTreeMap<String, Service>,
+    web: Option<Web>,
     /// What the person was asked last: the summary and the total.
     pub asked: Option<(String, u64)>,
 }
@@ -156,6 +158,7 @@ impl Wallet {
             kills: 0,
             confirms: true,
             services: BTreeMap::new(),
+            web: None,
             asked: None,
         }
     }
@@ -184,6 +187,14 @@ impl Wallet {
         service: impl FnMut(&[u8]) -> Result<Vec<u8>, Refusal> + 'static,
     ) {
         self.services.insert(name.to_owned(), Box::new(service));
+    }
+
+    /// What the world answers to HTTP requests; without it nobody is reached.
+    pub fn offer_web(
+        &mut self,
+        web: impl FnMut(&HttpRequest) -> Result<HttpResponse, Refusal> + 'static,
+    ) {
+        self.web = Some(Box::new(web));
     }
 
     /// How many durable writes there have been.
@@ -455,10 +466,16 @@ impl Wallet {
             Want::Until(time) => {
                 (self.federation.time() >= time).then_some(EffectResult::TimeReached)
             }
-            Want::Http(_) => Some(EffectResult::Failed(Refusal::new(
-                "no-network",
-                "the mock wallet reaches nobody",
-            ))),
+            Want::Http(request) => Some(match self.web.as_mut() {
+                None => EffectResult::Failed(Refusal::new(
+                    "no-network",
+                    "the mock wallet reaches nobody",
+                )),
+                Some(web) => match web(&request) {
+                    Ok(response) => EffectResult::Response(response),
+                    Err(refusal) => EffectResult::Failed(refusal),
+                },
+            }),
             Want::Service(request) => Some(match self.services.get_mut(&request.name) {
                 None => EffectResult::Failed(Refusal::new(
                     "no-such-service",

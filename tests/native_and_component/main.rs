@@ -6,6 +6,8 @@
 //! deposits, notes, refusals, lies and junk; whatever can be seen of them is the
 //! same after each step.
 
+mod lightning;
+
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use modmint::{kit::Component, programs};
