@@ -48,7 +48,7 @@ fn calls(criterion: &mut Criterion) {
                 spawn_guest_thread("bench", move || {
                     let start = std::time::Instant::now();
                     for _ in 0..times {
-                        black_box(instance.process_input(&host, &input))
+                        black_box(instance.item(host.clone()).process_input(&input))
                             .result
                             .unwrap();
                     }
@@ -66,7 +66,13 @@ fn calls(criterion: &mut Criterion) {
     measure("200 gets and puts", 400, storing(&engines, 200));
     let instance = storing(&engines, 1);
     criterion.bench_function("process-input, on a thread made for it", |bencher| {
-        bencher.iter(|| instance.process_input(&host, &input).result.unwrap());
+        bencher.iter(|| {
+            instance
+                .item(host.clone())
+                .process_input(&input)
+                .result
+                .unwrap()
+        });
     });
     // Queries only read.
     let instance = storing(&engines, 0);
