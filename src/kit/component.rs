@@ -343,11 +343,13 @@ fn chain_output(output: sdk::ChainOutput) -> runtime::ChainOutput {
     }
 }
 
+/// The runtime has bound the terms of a decryption to federation (32 bytes) and instance
+/// (2); the mock does so itself.
 fn signable(what: &runtime::Signable) -> sdk::Signable {
     sdk::Signable {
         label: what.label.clone(),
         message: what.message.clone(),
-        terms: what.terms.clone(),
+        terms: what.terms.get(34..).unwrap_or_default().to_vec(),
     }
 }
 

@@ -34,8 +34,6 @@ pub struct Routing {
 pub struct PaymentState {
     /// `pending`, `paid` or `failed`.
     pub state: String,
-    /// Hexadecimal, 32 bytes.
-    pub preimage: Option<String>,
 }
 
 /// `POST {api}/v1/federations/{id}/invoices`

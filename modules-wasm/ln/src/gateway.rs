@@ -670,7 +670,7 @@ fn wait(receive: GatewayReceive, (shares, preimage): (u32, u32), doubtful: bool)
         signature: signature.to_vec(),
     };
     let look = PreimageQuery {
-        payment_hash: receive.offer.payment_hash.to_vec(),
+        contract: id.to_vec(),
     };
     let stage = ReceiveStage::Decrypting {
         shares,

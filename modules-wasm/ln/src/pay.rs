@@ -41,7 +41,7 @@ const TIMELOCK_SLACK: u32 = 12;
 /// When the gateway is told again that has not answered.
 const RETRY_SECONDS: u64 = 15;
 /// When it is told again that has.
-const REMIND_SECONDS: u64 = 600;
+const REMIND_SECONDS: u64 = 120;
 /// How long a preimage is looked for that guardians ought to have.
 const LOOK_SECONDS: u64 = 120;
 
@@ -85,8 +85,9 @@ enum Stage {
         why: Refundable,
         attempt: u32,
     },
-    /// The contract is over and the preimage not seen: it is looked for.
-    Looking(Waiting),
+    /// The contract is over and the preimage not seen: it is looked for, twice, since
+    /// the wallet may have slept through the first time.
+    Looking { waiting: Waiting, again: bool },
 }
 
 /// A contract that is accepted, and the effects that tell its end.
@@ -210,7 +211,7 @@ pub fn advance(pay: Pay, effect: u32, outcome: EffectResult) -> Step {
             why,
             attempt,
         } => refunded(pay, waiting, why, attempt, outcome),
-        Stage::Looking(waiting) => looked(waiting, outcome),
+        Stage::Looking { waiting, again } => looked(pay, waiting, again, outcome),
     }
 }
 
@@ -219,9 +220,9 @@ pub fn cancel(pay: &Pay) -> Result<Step, Refusal> {
     match &pay.stage {
         Stage::LookingUp(_) | Stage::Listing(_) | Stage::Quoting(..) => Ok(stopped()),
         Stage::Funding { contract, .. } => Err(too_late(contract)),
-        Stage::Waiting(waiting) | Stage::Refunding { waiting, .. } | Stage::Looking(waiting) => {
-            Err(too_late(&waiting.contract))
-        }
+        Stage::Waiting(waiting)
+        | Stage::Refunding { waiting, .. }
+        | Stage::Looking { waiting, .. } => Err(too_late(&waiting.contract)),
     }
 }
 
@@ -432,7 +433,7 @@ fn funded(
 
 fn wait(pay: Pay, waiting: Waiting) -> Step {
     let preimage = PreimageQuery {
-        payment_hash: waiting.contract.payment_hash.to_vec(),
+        contract: waiting.id.to_vec(),
     };
     let refundable = RefundableQuery {
         contract: waiting.id.to_vec(),
@@ -486,7 +487,7 @@ fn heard(mut pay: Pay, mut waiting: Waiting, effect: u32, outcome: EffectResult)
             Ok(why @ (Refundable::Cancelled | Refundable::TimedOut)) => {
                 refund(pay, waiting, why, 1)
             }
-            Ok(Refundable::Gone) => look(pay, waiting),
+            Ok(Refundable::Gone) => look(pay, waiting, false),
             Err(_) => {
                 waiting.refundable = pay.next();
                 wait(pay, waiting)
@@ -495,13 +496,9 @@ fn heard(mut pay: Pay, mut waiting: Waiting, effect: u32, outcome: EffectResult)
     }
     waiting.tell = match (waiting.tell, outcome) {
         (Tell::Now(_), outcome) => {
+            // Whatever it says: what counts is what becomes of the contract.
             let name = &waiting.quoted.name;
             let told = api::read_response::<PaymentState>(name, outcome);
-            let preimage = told.as_ref().ok().and_then(|told| told.preimage.as_deref());
-            let hash = &waiting.contract.payment_hash;
-            if let Some(preimage) = preimage.and_then(|text| api::preimage_of(text, hash)) {
-                return paid(&waiting, &preimage);
-            }
             let pause = match told {
                 Ok(told) if told.state == "failed" || told.state == "pending" => REMIND_SECONDS,
                 _ => RETRY_SECONDS,
@@ -577,7 +574,7 @@ fn refunded(
             let shown = details(&waiting.invoice, &waiting.quoted, None);
             failed(Refusal::new("payment-failed", message)).progress("refunded", message, shown)
         }
-        EffectResult::Rejected(Rejection { input: Some(_), .. }) => look(pay, waiting),
+        EffectResult::Rejected(Rejection { input: Some(_), .. }) => look(pay, waiting, false),
         EffectResult::Rejected(_) if attempt < ATTEMPTS => refund(pay, waiting, why, attempt + 1),
         EffectResult::TimeReached => refund(pay, waiting, why, 1),
         // It is ours none the less: tried again in a while.
@@ -595,22 +592,25 @@ fn refunded(
 }
 
 /// The gateway was quicker: what it claimed with is there.
-fn look(mut pay: Pay, waiting: Waiting) -> Step {
+fn look(mut pay: Pay, waiting: Waiting, again: bool) -> Step {
     let query = PreimageQuery {
-        payment_hash: waiting.contract.payment_hash.to_vec(),
+        contract: waiting.id.to_vec(),
     };
     let (effect, clock) = (pay.next(), pay.next());
     let late = wallet::unix_time().saturating_add(LOOK_SECONDS);
-    pay.at(Stage::Looking(waiting))
+    pay.at(Stage::Looking { waiting, again })
         .step()
         .query(effect, "preimage", query.arguments(), Agreement::Same)
         .until(clock, late)
 }
 
-fn looked(waiting: Waiting, outcome: EffectResult) -> Step {
+fn looked(pay: Pay, waiting: Waiting, again: bool, outcome: EffectResult) -> Step {
     let preimage = answer(outcome).ok();
     if let Some(preimage) = preimage.and_then(|preimage| checked(preimage, &waiting)) {
         return paid(&waiting, &preimage);
+    }
+    if !again {
+        return look(pay, waiting, true);
     }
     // Claimed longer ago than preimages are kept, or refunded by another device.
     PAID.put(&waiting.contract.payment_hash, &true);

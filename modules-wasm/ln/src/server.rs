@@ -26,8 +26,8 @@ const INCOMING: Table<OfferId, IncomingContract> = Table::new(b'i');
 /// What is in them together, millisatoshi. Kept, so that `audit` costs the same however
 /// many there are.
 const HELD: Cell<u64> = Cell::new(b'h');
-/// Preimages that somebody claimed with, and until when they are kept.
-const PREIMAGES: Table<PaymentHash, (Preimage, u64)> = Table::new(b'p');
+/// Preimages by the contract or offer that was claimed with them. By the payment hash alone a payer would take another's payment for its own.
+const PREIMAGES: Table<[u8; 32], Preimage> = Table::new(b'p');
 /// Offers that were bought and may not be bought again, until they expire.
 const BOUGHT: Table<OfferId, ()> = Table::new(b'b');
 /// Offers published for gateways to compete.
@@ -42,7 +42,7 @@ const OVER: Table<(u64, (u8, [u8; 32])), Kept> = Table::new(b'x');
 /// What is kept for a time.
 #[derive(BorshSerialize, BorshDeserialize)]
 enum Kept {
-    Preimage(PaymentHash),
+    Preimage([u8; 32]),
     Bought(OfferId),
     Offer(OfferId),
     Gateway(PublicKey),
@@ -91,10 +91,10 @@ parameters! {
     }
 }
 parameters! {
-    /// The preimage of a hash, once somebody has claimed with it; waits for it.
+    /// The preimage with which a contract was claimed; waits until it is.
     pub struct PreimageQuery {
-        /// The payment hash, 32 bytes.
-        payment_hash: Vec<u8>,
+        /// An outgoing contract's id, or that of the offer that was bought, 32 bytes.
+        contract: Vec<u8>,
     }
 }
 parameters! {
@@ -424,6 +424,17 @@ fn announce(announcement: Announcement) -> Result<OutputEffect, Refusal> {
             format!("an address has at most {MOST_API} bytes, an alias {MOST_ALIAS}"),
         ));
     }
+    if gateway
+        .api
+        .chars()
+        .chain(gateway.alias.chars())
+        .any(char::is_control)
+    {
+        return Err(Refusal::new(
+            "bad-text",
+            "an address and an alias are one line each, without control characters",
+        ));
+    }
     if !crypto::verify_schnorr(&gateway.gateway_key, &announces(&gateway), &signature) {
         return Err(Refusal::new(
             "bad-signature",
@@ -547,10 +558,10 @@ fn check_preimage(preimage: &Preimage, payment_hash: &PaymentHash) -> Result<(),
 }
 
 /// It is public from now on, for whoever needs it to settle or as a proof.
-fn reveal(preimage: &Preimage, payment_hash: PaymentHash) {
+fn reveal(preimage: &Preimage, contract: [u8; 32]) {
     let until = federation::unix_time().saturating_add(PREIMAGE_SECONDS);
-    PREIMAGES.put(&payment_hash, &(*preimage, until));
-    keep_until(until, Kept::Preimage(payment_hash));
+    PREIMAGES.put(&contract, preimage);
+    keep_until(until, Kept::Preimage(contract));
 }
 
 fn claim(id: ContractId, preimage: Preimage) -> Result<InputEffect, Refusal> {
@@ -563,7 +574,7 @@ fn claim(id: ContractId, preimage: Preimage) -> Result<InputEffect, Refusal> {
     }
     check_preimage(&preimage, &contract.payment_hash)?;
     sweep();
-    reveal(&preimage, contract.payment_hash);
+    reveal(&preimage, id);
     OUTGOING.delete(&id);
     Ok(pay_out(contract.amount, contract.gateway_key))
 }
@@ -610,7 +621,7 @@ fn claim_incoming(id: OfferId, preimage: Preimage) -> Result<InputEffect, Refusa
     let contract = INCOMING.get(&id).ok_or_else(no_such)?;
     check_preimage(&preimage, &contract.offer.payment_hash)?;
     sweep();
-    reveal(&preimage, contract.offer.payment_hash);
+    reveal(&preimage, id);
     end_incoming(&id, &contract);
     Ok(pay_out(contract.offer.amount, contract.offer.claim_key))
 }
@@ -639,7 +650,7 @@ fn refund_junk(id: OfferId, decryption_key: &[u8; 48]) -> Result<InputEffect, Re
 
 fn keep_until(time: u64, what: Kept) {
     let (kind, name) = match &what {
-        Kept::Preimage(hash) => (0, *hash),
+        Kept::Preimage(id) => (0, *id),
         Kept::Bought(id) => (1, *id),
         Kept::Offer(id) => (2, *id),
         // Two keys of one x coordinate are one key's two halves: a hash tells them apart.
@@ -657,12 +668,8 @@ fn sweep() {
         }
         OVER.delete(&place);
         match what {
-            // Claimed with again meanwhile, or announced again: kept for longer.
-            Kept::Preimage(hash) => {
-                if PREIMAGES.get(&hash).is_some_and(|(_, until)| until <= now) {
-                    PREIMAGES.delete(&hash);
-                }
-            }
+            Kept::Preimage(id) => PREIMAGES.delete(&id),
+            // It may have announced itself again meanwhile.
             Kept::Gateway(key) => {
                 if GATEWAYS.get(&key).is_some_and(|known| known.expires <= now) {
                     GATEWAYS.delete(&key);
@@ -732,10 +739,10 @@ fn refundable(query: RefundableQuery) -> Result<Answer, Refusal> {
 }
 
 fn preimage(query: PreimageQuery) -> Result<Answer, Refusal> {
-    let hash = id(query.payment_hash)?;
-    match PREIMAGES.get(&hash) {
-        Some((preimage, _)) => ready(&preimage),
-        None => Ok(Answer::Wait(vec![Wake::Key(PREIMAGES.key(&hash))])),
+    let id = id(query.contract)?;
+    match PREIMAGES.get(&id) {
+        Some(preimage) => ready(&preimage),
+        None => Ok(Answer::Wait(vec![Wake::Key(PREIMAGES.key(&id))])),
     }
 }
 

@@ -178,7 +178,7 @@ fn a_contract_is_cancelled_or_claimed_and_never_both() {
     assert_eq!(world.refused_input(refund), "no-such-contract");
     // The preimage is there for the payer.
     let query = PreimageQuery {
-        payment_hash: hash_of(1).to_vec(),
+        contract: contract.to_vec(),
     };
     let preimage: Option<Preimage> = ask(&world, "preimage", query.arguments());
     assert_eq!(preimage, Some(preimage_of(1)));
@@ -419,8 +419,12 @@ fn a_gateway_announces_itself_alone_and_for_a_while() {
         panic!("it announces");
     };
     forged.gateway.api = "https://evil.example".into();
-    let forged = ContractOrOfferOutput::Announcement(forged);
-    assert_eq!(world.refused_output(forged), "bad-signature");
+    let mut two_lines = forged.clone();
+    two_lines.gateway.alias = "bank\nand confirm".into();
+    for (announcement, code) in [(forged, "bad-signature"), (two_lines, "bad-text")] {
+        let output = ContractOrOfferOutput::Announcement(announcement);
+        assert_eq!(world.refused_output(output), code);
+    }
     world.put(until(200)).unwrap();
     let known = |world: &World| {
         let all = gateways(world).into_iter();

@@ -3,8 +3,8 @@
 use lightning_invoice::Currency;
 use modmint_ln::*;
 use modmint_sdk::{
-    Amount, HttpResponse, Refusal, borsh,
-    mock::{Kill, Phase, Wallet},
+    Amount, HttpResponse, Refusal, Server, borsh,
+    mock::{Behaviour, Kill, Phase, Wallet},
     wallet,
 };
 use serde_json::json;
@@ -256,6 +256,58 @@ fn a_contract_that_nobody_knows_is_not_waited_for() {
 }
 
 #[test]
+fn a_payer_whose_refund_comes_behind_the_claim_has_paid_and_the_preimage() {
+    for asleep in [false, true] {
+        let world = World::new(4);
+        let mut alice = world.wallet("alice", 20_000);
+        let invoice = world.outside_invoice(1, 1_000 * SAT);
+        let payment = alice.pay(&invoice);
+        let timelock = alice.timelock(&world);
+        world
+            .federation
+            .mine_blocks(timelock - world.federation.height());
+        // The refund is made durable, and not sent.
+        let kill = |wallet: &Wallet| Kill {
+            after: wallet.writes() + 1,
+            sent: false,
+        };
+        alice.wallet.kill_at(kill(&alice.wallet));
+        alice.wallet.run();
+        assert_eq!(alice.stage(payment), "refunding");
+        let contract = world.node.borrow().posted[0].1;
+        let claim = ContractInput::Claim {
+            contract,
+            preimage: preimage_of(1),
+        };
+        let claimed = world
+            .federation
+            .consensus(LN, || Ln::process_input(claim.clone()));
+        claimed.unwrap();
+        alice.wallet.resume();
+        if asleep {
+            // The refund is refused, and guardians are away for a while.
+            while alice.wallet.pending().len() > 1 {
+                assert!(alice.wallet.step());
+            }
+            alice.wallet.step();
+            for guardian in 0..4 {
+                world.federation.set_behaviour(guardian, Behaviour::Silent);
+            }
+            world.federation.pass(600);
+            alice.run();
+            assert_eq!(alice.finished(payment), None);
+            for guardian in 0..4 {
+                world.federation.set_behaviour(guardian, Behaviour::Honest);
+            }
+        }
+        alice.run();
+        assert_eq!(alice.finished(payment), Some(Ok(())));
+        let preimage = alice.detail(payment, "preimage");
+        assert_eq!(preimage, modmint_sdk::to_hex(&preimage_of(1)));
+    }
+}
+
+#[test]
 fn a_receiver_that_is_quicker_than_the_refund_of_its_junk_has_sold_its_preimage() {
     let mut world = World::new(4);
     let mut mallory = world.wallet("mallory", 0);
@@ -295,7 +347,6 @@ fn a_receiver_that_is_quicker_than_the_refund_of_its_junk_has_sold_its_preimage(
             .call(LN, Phase::Stateless, None, || offer.id()),
         preimage: preimage_of(7),
     };
-    use modmint_sdk::Server;
     world
         .federation
         .consensus(LN, || Ln::process_input(claim))
