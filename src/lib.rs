@@ -14,6 +14,7 @@ pub mod bitcoind;
 pub mod dev;
 pub mod federation;
 pub mod kit;
+pub mod lightning;
 pub mod process;
 pub mod programs;
 pub mod tour;

@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, OnceLock, Weak, mpsc},
     time::{Duration, Instant},
 };
 
@@ -37,6 +37,7 @@ use crate::{
     join::{self, Compiled},
     operation::{Fate, Operation, Submission, Wait},
     seed::Seed,
+    service::{Services, no_such_service},
 };
 
 /// How old what guardians have told may be when an operation begins…
@@ -136,8 +137,12 @@ struct Inner {
     /// Transactions that guardians refuse to take.
     opinions: Mutex<HashMap<(OperationId, usize), Refusal>>,
     changed: watch::Sender<u64>,
+    services: Offered,
     runtime: tokio::runtime::Handle,
 }
+
+/// What the application around the wallet does for modules, once it has said so.
+pub(crate) type Offered = Arc<OnceLock<Arc<dyn Services>>>;
 
 /// A federation that this wallet has joined. Cheap to clone.
 ///
@@ -157,6 +162,7 @@ impl Federation {
         database: Arc<Database>,
         compiled: &Arc<Compiled>,
         seed: Arc<Seed>,
+        services: Offered,
         id: FederationId,
         record: Record,
     ) -> Result<Self, WalletError> {
@@ -164,15 +170,22 @@ impl Federation {
             .map_err(|e| WalletError::disk("reading a federation", e))?;
         let config = Arc::new(config);
         let loader = loader(&directory, compiled, &config);
-        Self::open_with(directory, database, loader, seed, id, config, record)
+        Self::open_with(
+            directory, database, loader, seed, services, id, config, record,
+        )
     }
 
     /// As [`Self::open`], with other modules than those of bundles on disk.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is another part of the wallet"
+    )]
     fn open_with(
         directory: PathBuf,
         database: Arc<Database>,
         loader: Loader,
         seed: Arc<Seed>,
+        services: Offered,
         id: FederationId,
         config: Arc<FederationConfig>,
         record: Record,
@@ -227,6 +240,7 @@ impl Federation {
                 tasks: Mutex::default(),
                 opinions: Mutex::default(),
                 changed,
+                services,
                 runtime,
             }
         });
@@ -414,6 +428,40 @@ impl Federation {
         arguments: &[Argument],
         allowance: Allowance,
     ) -> Result<OperationView, WalletError> {
+        self.start_as(None, instance, action, arguments, allowance)
+            .await
+    }
+
+    /// As [`Self::start`], under an id of the caller's: what has begun under it is
+    /// not begun again, whoever was killed in between.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_once(
+        &self,
+        id: OperationId,
+        instance: InstanceId,
+        action: &str,
+        arguments: &[Argument],
+        allowance: Allowance,
+    ) -> Result<OperationView, WalletError> {
+        match self.operation(id).await {
+            Err(WalletError::NotFound(_)) => {
+                self.start_as(Some(id), instance, action, arguments, allowance)
+                    .await
+            }
+            known => known,
+        }
+    }
+
+    async fn start_as(
+        &self,
+        id: Option<OperationId>,
+        instance: InstanceId,
+        action: &str,
+        arguments: &[Argument],
+        allowance: Allowance,
+    ) -> Result<OperationView, WalletError> {
         self.prepare(Some(instance)).await?;
         self.prepare(self.ecash_instance()).await?;
         self.0.fresh(FRESH_FOR_START).await?;
@@ -429,7 +477,13 @@ impl Federation {
         let (action, arguments) = (action.to_owned(), arguments.to_vec());
         let operation = self
             .0
-            .call(move |executor| executor.start(instance, &action, &arguments, allowance, None))
+            .call(move |executor| {
+                // One that was begun meanwhile, by another call, stays.
+                match id.map(|id| executor.operation(&id)).transpose()?.flatten() {
+                    Some(begun) => Ok(begun),
+                    None => executor.start(instance, &action, &arguments, allowance, id),
+                }
+            })
             .await??;
         Ok(self.0.show(&operation))
     }
@@ -890,11 +944,19 @@ impl Inner {
                     deliver(EffectResult::TimeReached, false).await
                 }
                 Want::Service(request) => {
-                    let refusal = Refusal::new(
-                        "no-such-service",
-                        format!("this wallet has no service {:?}", request.name),
-                    );
-                    deliver(EffectResult::Failed(refusal), false).await
+                    let served = match self.services.get() {
+                        Some(services) => {
+                            services
+                                .serve(self.id, &request.name, &request.request)
+                                .await
+                        }
+                        None => Err(no_such_service(&request.name)),
+                    };
+                    let outcome = match served {
+                        Ok(answer) => EffectResult::Served(answer),
+                        Err(refusal) => EffectResult::Failed(refusal),
+                    };
+                    deliver(outcome, false).await
                 }
                 // A plan waits for its transaction's fate, never as an effect.
                 Want::Submit(_) => return,
@@ -1051,6 +1113,7 @@ mod tests {
             Arc::new(database),
             loader(2),
             Arc::new(Seed::load(&seed_file).unwrap().unwrap()),
+            Offered::default(),
             config.id(),
             Arc::new(config),
             record,
@@ -1119,6 +1182,77 @@ mod tests {
                 .values()
                 .all(|task| task.is_finished())
         );
+        federation.close().await;
+    }
+
+    /// Tells what it is asked, and answers if it is open.
+    struct Door {
+        asked: tokio::sync::mpsc::UnboundedSender<(String, Vec<u8>)>,
+        open: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl Services for Door {
+        async fn serve(
+            &self,
+            _: FederationId,
+            name: &str,
+            asked: &[u8],
+        ) -> Result<Vec<u8>, Refusal> {
+            self.asked.send((name.to_owned(), asked.to_vec())).unwrap();
+            if !self.open {
+                std::future::pending::<()>().await;
+            }
+            Ok(b"come in".to_vec())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_is_asked_again_after_a_restart_and_answers_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), honest(), honest()]).await;
+        let federation = open(directory.path(), &set);
+        let refused = start(&federation, SHOP, "serve", 7).await.operation;
+        let refused = federation.wait(refused, |view| view.status == OperationStatus::Failed);
+        let refused = soon(refused).await.unwrap();
+        assert_eq!(refused.error.unwrap().code, "no-such-service");
+
+        let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let question = ("shop.open".to_owned(), 600_u64.to_be_bytes().to_vec());
+        let id = OperationId([3; 10]);
+        let arguments = [Argument {
+            name: "amount".into(),
+            value: Value::Amount(Amount(600)),
+        }];
+        let once = |federation: Federation| {
+            let arguments = arguments.clone();
+            async move {
+                let begun =
+                    federation.start_once(id, SHOP, "serve", &arguments, Allowance::Nothing);
+                begun.await.unwrap().operation
+            }
+        };
+        let door = Door {
+            asked: asked.clone(),
+            open: false,
+        };
+        assert!(federation.0.services.set(Arc::new(door)).is_ok());
+        assert_eq!(once(federation.clone()).await, id);
+        assert_eq!(soon(heard.recv()).await.unwrap(), question);
+        assert_eq!(once(federation.clone()).await, id);
+        federation.close().await;
+        drop(federation);
+        assert!(heard.is_empty(), "begun once");
+
+        let federation = open(directory.path(), &set);
+        let door = Door { asked, open: true };
+        assert!(federation.0.services.set(Arc::new(door)).is_ok());
+        federation.resume().await.unwrap();
+        let done = federation.wait(id, |view| view.status == OperationStatus::Done);
+        assert_eq!(soon(done).await.unwrap().message.unwrap(), "come in");
+        assert_eq!(soon(heard.recv()).await.unwrap(), question);
+        assert_eq!(once(federation.clone()).await, id);
+        assert!(heard.is_empty());
         federation.close().await;
     }
 

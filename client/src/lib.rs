@@ -14,6 +14,8 @@
 //! - [`Federation`]: the thread that calls modules, and the tasks that carry out
 //!   what they want
 //! - `join`: from an invite to bundles that can be trusted; [`Wallet`]: all of it
+//! - [`Services`]: what a program around the wallet does for modules, a gateway's
+//!   Lightning for example
 //! - [`WalletClient`], [`MintClient`]: typed conveniences for the stock modules
 //!
 //! What a module's bytes mean is not known here, nor is anything of consensus
@@ -30,6 +32,7 @@ mod join;
 pub mod module;
 mod operation;
 pub mod seed;
+mod service;
 mod typed;
 mod wallet;
 
@@ -40,5 +43,6 @@ pub use federation::{Federation, GuardianView, ModuleView};
 pub use operation::{
     Fate, OperationId, OperationStatus, OperationView, QuoteFee, SpendQuote, TransactionView,
 };
+pub use service::{Services, no_such_service};
 pub use typed::{Deposit, MintClient, Sent, WalletClient};
 pub use wallet::Wallet;

@@ -22,6 +22,8 @@ use crate::WalletError;
 
 /// Domain of all secrets derived from a seed.
 const SECRET_SALT: &[u8] = b"modmint/wallet/secret";
+/// Domain of what the program around the wallet derives from it.
+const PROGRAM_SALT: &[u8] = b"modmint/wallet/program";
 
 /// BIP 39's seed of 64 bytes, without a passphrase.
 pub struct Seed(Zeroizing<[u8; 64]>);
@@ -100,6 +102,16 @@ impl Seed {
 
     fn of(mnemonic: &Mnemonic) -> Self {
         Self(Zeroizing::new(mnemonic.to_seed_normalized("")))
+    }
+
+    /// 64 bytes for the program around the wallet, so that the same words bring
+    /// back its keys too: HKDF-SHA256 of the seed, expanded with `purpose`.
+    pub fn derive_for(&self, purpose: &str) -> Zeroizing<[u8; 64]> {
+        let hkdf = Hkdf::<Sha256>::new(Some(PROGRAM_SALT), self.0.as_ref());
+        let mut secret = Zeroizing::new([0; 64]);
+        hkdf.expand(purpose.as_bytes(), secret.as_mut())
+            .expect("64 bytes are less than HKDF's limit of 255 hashes");
+        secret
     }
 
     /// A valid secp256k1 secret key: HKDF-SHA256 of the seed, expanded with

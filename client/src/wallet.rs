@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use crate::{
-    Federation, Lock, WalletError,
+    Federation, Lock, Services, WalletError,
     database::{Batch, Database},
     executor::decode,
-    federation::{Record, record_key},
+    federation::{Offered, Record, record_key},
     guardians::Guardians,
     host::device_time,
     join::{Compiled, bundle_on_disk, cached_bundle, ecash_of, fetch_config},
@@ -34,6 +34,7 @@ pub struct Wallet {
     database: Arc<Database>,
     seed: OnceLock<Arc<Seed>>,
     compiled: Arc<Compiled>,
+    services: Offered,
     federations: Mutex<BTreeMap<FederationId, Federation>>,
     /// Two joins of one federation at once would make two of it.
     joining: tokio::sync::Mutex<()>,
@@ -75,6 +76,7 @@ impl Wallet {
             database,
             seed: OnceLock::new(),
             compiled,
+            services: Offered::default(),
             federations: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
         };
@@ -89,6 +91,12 @@ impl Wallet {
         Ok(wallet)
     }
 
+    /// Has modules served with what the contract does not know. To be called before
+    /// [`Self::resume`], once: what was offered first stays.
+    pub fn offer(&self, services: Arc<dyn Services>) {
+        self.services.get_or_init(|| services);
+    }
+
     fn seed_file(&self) -> PathBuf {
         self.directory.join("seed")
     }
@@ -96,6 +104,12 @@ impl Wallet {
     /// Whether the wallet has a seed.
     pub fn has_seed(&self) -> bool {
         self.seed.get().is_some()
+    }
+
+    /// A secret of the program around the wallet, see [`Seed::derive_for`]; none
+    /// before there is a seed.
+    pub fn secret_for(&self, purpose: &str) -> Option<Zeroizing<[u8; 64]>> {
+        self.seed.get().map(|seed| seed.derive_for(purpose))
     }
 
     /// Makes the wallet's seed, of `words` if there are any, else of new ones.
@@ -140,6 +154,7 @@ impl Wallet {
             self.database.clone(),
             &self.compiled,
             seed,
+            self.services.clone(),
             id,
             record,
         )?;
@@ -182,8 +197,11 @@ impl Wallet {
     async fn fetch(&self, invite: &Invite) -> Result<Record, WalletError> {
         let verified = fetch_config(invite).await?;
         let guardians = Guardians::new(&verified.config)?;
-        futures::stream::iter(&verified.config.instances)
-            .map(|instance| bundle_on_disk(&self.directory, &guardians, &instance.bundle))
+        // By value: a future over borrowed instances could not move between threads.
+        let bundles: Vec<_> = verified.config.instances.iter().map(|i| i.bundle).collect();
+        let (directory, guardians) = (&self.directory, &guardians);
+        futures::stream::iter(bundles)
+            .map(|bundle| async move { bundle_on_disk(directory, guardians, &bundle).await })
             .buffer_unordered(FETCHES)
             .try_collect::<()>()
             .await?;

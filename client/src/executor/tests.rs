@@ -14,6 +14,7 @@ use modmint_runtime::{
     Action, HostResult, Trap,
     wallet::{
         Agreement, FeeLine, OutcomeRequest, PeerAnswer, PeerOutcomes, Progress, QueryRequest,
+        ServiceRequest,
     },
 };
 use proptest::prelude::*;
@@ -253,6 +254,8 @@ enum Till {
     /// Pays once more without asking, when it is refused.
     PaysTwice(u64),
     Breaks,
+    /// Shows what it is served.
+    Served,
 }
 
 fn pay(value: u64, confirm: bool) -> Effect {
@@ -319,6 +322,16 @@ impl ClientHalf for Shop {
             "pay-twice" => to(Till::PaysTwice(value), vec![pay(value, true)]),
             "sneak" => to(Till::Pays(value), vec![pay(value, false)]),
             "break" => to(Till::Breaks, vec![price(1)]),
+            "serve" => to(
+                Till::Served,
+                vec![Effect {
+                    id: 2,
+                    want: Want::Service(ServiceRequest {
+                        name: "shop.open".into(),
+                        request: value.to_be_bytes().to_vec(),
+                    }),
+                }],
+            ),
             _ => to(Till::Asks(value), vec![price(1)]),
         })
     }
@@ -344,6 +357,14 @@ impl ClientHalf for Shop {
                 Err(CallError::Trapped(Trap::Broken))
             }
             (Till::Breaks, _) => Ok(finished(Ok(()))),
+            (Till::Served, EffectResult::Served(answer)) => Ok(Transition {
+                progress: Some(Progress {
+                    stage: "served".into(),
+                    message: String::from_utf8(answer).unwrap(),
+                    details: String::new(),
+                }),
+                ..finished(Ok(()))
+            }),
             (Till::Asks(value), EffectResult::Answers(_)) => {
                 Ok(to(Till::Pays(value), vec![pay(value, true)]))
             }
@@ -424,7 +445,7 @@ pub(crate) fn loader(shop_bundle: u8) -> Loader {
                 actions: vec![action("issue", amount()), action("take", vec![])],
             }),
             _ => Arc::new(Shop {
-                actions: ["pay", "pay-twice", "sneak", "ask", "break"]
+                actions: ["pay", "pay-twice", "sneak", "ask", "break", "serve"]
                     .map(|name| action(name, amount()))
                     .to_vec(),
                 bundle: shop_bundle,

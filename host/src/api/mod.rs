@@ -2,18 +2,15 @@
 //! guardian over HTTP.
 //!
 //! Routes are in [`routes`], each a few lines that ask a [`Backend`]; what is
-//! answered is decided behind it. Everything about HTTP itself is here: bounds on
-//! connections, bodies, time and waiting, and one shape for every error
-//! ([`problem`]). The JSON is `modmint_core::rest`.
+//! answered is decided behind it. Everything about HTTP itself is in `modmint_rest`:
+//! bounds on connections, bodies and time, and one shape for every error. The JSON is
+//! `modmint_core::rest`.
 
 mod backend;
 mod description;
 mod docs;
-mod limits;
-mod problem;
-mod requests;
+mod failures;
 mod routes;
-mod server;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +25,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{health::Health, p2p::P2p, pipeline::Pipeline};
 
-pub use requests::{Requests, serve_metrics};
+pub use modmint_rest::{Requests, serve_metrics};
 
 /// What the API answers from.
 pub struct ApiSetup {
@@ -88,5 +85,5 @@ pub async fn serve(setup: ApiSetup) {
         requests_per_second,
         ending: stopped.clone(),
     });
-    server::serve(listener, routes::router(state, requests), stopped).await;
+    modmint_rest::serve(listener, routes::router(state, requests), stopped).await;
 }

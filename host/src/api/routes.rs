@@ -24,6 +24,9 @@ use modmint_core::{
         TransactionResponse,
     },
 };
+use modmint_rest::{
+    BURST_SECONDS, Body, Failure, PROBLEM_JSON, Parameters, Rate, Requests, Segments,
+};
 use serde::Deserialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -38,14 +41,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    backend::Backend,
-    docs,
-    limits::{BURST_SECONDS, Rate},
-    problem::{Body, Failure, PROBLEM_JSON, Parameters, Segments},
-    requests::Requests,
-    server,
-};
+use super::{backend::Backend, docs};
 
 /// The longest wait for an answer that is not there yet.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -100,8 +96,8 @@ impl Api {
         Limits {
             requests_per_second: self.0.requests_per_second,
             requests_at_once: self.0.requests_per_second.saturating_mul(BURST_SECONDS),
-            connections: server::MAX_CONNECTIONS_PER_ADDRESS as u32,
-            body_bytes: server::MAX_BODY_BYTES as u32,
+            connections: modmint_rest::MAX_CONNECTIONS_PER_ADDRESS as u32,
+            body_bytes: modmint_rest::MAX_BODY_BYTES as u32,
             transaction_bytes: MAX_ITEM_BYTES as u32,
             wait_seconds: MAX_WAIT.as_secs() as u32,
             waiting: MAX_WAITING as u32,
@@ -258,7 +254,7 @@ pub(super) fn router(api: Api, requests: Requests) -> Router {
         openapi: description.to_string().into(),
     };
     let rate = Rate::new(limits.requests_per_second);
-    server::wrap(
+    modmint_rest::wrap(
         routes.with_state(api.clone()).layer(Extension(pages)),
         health.with_state(api),
         rate,

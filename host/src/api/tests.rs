@@ -262,7 +262,7 @@ impl Server {
             address,
             client: Client::builder().no_proxy().build().unwrap(),
             stop,
-            serving: tokio::spawn(server::serve(listener, router, stopped)),
+            serving: tokio::spawn(modmint_rest::serve(listener, router, stopped)),
             _bundles: bundles,
         }
     }
@@ -411,7 +411,7 @@ async fn oversized_bodies_to_every_route_are_refused_however_they_come() {
         } else {
             assert!(documented.contains(&413), "{method} {path}");
         }
-        for length in [server::MAX_BODY_BYTES + 1, 4 << 20] {
+        for length in [modmint_rest::MAX_BODY_BYTES + 1, 4 << 20] {
             let request = server.request(method.clone(), &path);
             let request = request.header("content-type", "application/json");
             let answer = request.body(vec![b'['; length]).send().await.unwrap();
@@ -419,7 +419,7 @@ async fn oversized_bodies_to_every_route_are_refused_however_they_come() {
             assert_eq!(code(answer).await, expected, "{method} {path}");
         }
         let answer = server
-            .chunked(&method, &path, server::MAX_BODY_BYTES + 1)
+            .chunked(&method, &path, modmint_rest::MAX_BODY_BYTES + 1)
             .await;
         assert!(
             answer.starts_with("HTTP/1.1 413 "),

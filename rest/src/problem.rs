@@ -14,24 +14,24 @@ use bytes::Bytes;
 use modmint_core::rest::Problem;
 use serde::de::DeserializeOwned;
 
-use crate::pipeline::{QueryError, SubmitError};
-
 /// The media type of [`Problem`].
-pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The longest explanation that is given: what a client sends comes back in it.
 const MAX_DETAIL_CHARS: usize = 500;
 
 /// An error on its way to the client.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub struct Failure {
     problem: Box<Problem>,
     /// Seconds, where trying again later helps.
     retry_after: Option<u64>,
 }
 
 impl Failure {
-    pub(super) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+    /// An error of this status with a stable code, and for people what was refused,
+    /// why, and what would be accepted.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         let detail: String = detail.into();
         Self {
             problem: Box::new(Problem {
@@ -48,32 +48,40 @@ impl Failure {
     }
 
     /// The client asks for what is not there.
-    pub(super) fn not_found(code: &str, detail: impl Into<String>) -> Self {
+    pub fn not_found(code: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, detail)
     }
 
     /// The client sends what makes no sense.
-    pub(super) fn malformed(code: &str, detail: impl Into<String>) -> Self {
+    pub fn malformed(code: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
     /// It is not the client's fault. The cause is logged, not told.
-    pub(super) fn internal(cause: impl std::fmt::Display) -> Self {
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
         tracing::error!("a request failed: {cause}");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            "this guardian could not answer, and its log says why; try another",
+            "the request could not be answered, and the log of this program says why",
         )
     }
 
     /// Later it may go better.
-    pub(super) fn later(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+    pub fn later(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self::after(Duration::ZERO, status, code, detail)
     }
 
+    /// Names the part of a transaction that is refused.
+    #[must_use]
+    pub fn of_part(mut self, input: Option<u16>, output: Option<u16>) -> Self {
+        self.problem.input = input;
+        self.problem.output = output;
+        self
+    }
+
     /// After so long, a second at least, it goes better.
-    pub(super) fn after(
+    pub fn after(
         wait: Duration,
         status: StatusCode,
         code: &str,
@@ -104,47 +112,8 @@ impl IntoResponse for Failure {
     }
 }
 
-impl From<SubmitError> for Failure {
-    fn from(error: SubmitError) -> Self {
-        let (code, detail) = (error.code().to_owned(), error.to_string());
-        match error {
-            SubmitError::Malformed(_) => Self::malformed(&code, detail),
-            SubmitError::Expired { .. } | SubmitError::ExpiresTooLate { .. } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, &code, detail)
-            }
-            SubmitError::Refused {
-                refusal,
-                input,
-                output,
-            } => {
-                let status = StatusCode::UNPROCESSABLE_ENTITY;
-                let mut failure = Self::new(status, &code, refusal.message);
-                failure.problem.input = input;
-                failure.problem.output = output;
-                failure
-            }
-            SubmitError::Busy { .. } => Self::later(StatusCode::SERVICE_UNAVAILABLE, &code, detail),
-            SubmitError::Failed(cause) => Self::internal(cause),
-        }
-    }
-}
-
-impl From<QueryError> for Failure {
-    fn from(error: QueryError) -> Self {
-        let (code, detail) = (error.code().to_owned(), error.to_string());
-        match error {
-            QueryError::UnknownInstance(_) | QueryError::UnknownQuery { .. } => {
-                Self::not_found(&code, detail)
-            }
-            QueryError::Arguments(refusal) => Self::malformed(&code, refusal.message),
-            QueryError::TooMany { .. } => Self::malformed(&code, detail),
-            QueryError::Failed(cause) => Self::internal(cause),
-        }
-    }
-}
-
 /// A JSON body.
-pub(super) struct Body<T>(pub T);
+pub struct Body<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failure;
@@ -178,7 +147,7 @@ fn is_json(request: &Request) -> bool {
 }
 
 /// The path's parameters.
-pub(super) struct Segments<T>(pub T);
+pub struct Segments<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
     type Rejection = Failure;
@@ -192,7 +161,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 }
 
 /// What stands behind the question mark.
-pub(super) struct Parameters<T>(pub T);
+pub struct Parameters<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
     type Rejection = Failure;

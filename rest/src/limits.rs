@@ -18,20 +18,20 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-use super::problem::Failure;
+use crate::problem::Failure;
 
 /// Clients that are remembered before those that have rested are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
 /// So many seconds' worth of requests may come at once.
-pub(super) const BURST_SECONDS: u32 = 10;
+pub const BURST_SECONDS: u32 = 10;
 
 /// Counts requests by client. Clones count together.
 #[derive(Clone)]
-pub(super) struct Rate(Option<Arc<DefaultKeyedRateLimiter<IpAddr>>>);
+pub struct Rate(Option<Arc<DefaultKeyedRateLimiter<IpAddr>>>);
 
 impl Rate {
     /// So many requests a second and client in the long run, 0 for any number.
-    pub(super) fn new(per_second: u32) -> Self {
+    pub fn new(per_second: u32) -> Self {
         let quota = NonZeroU32::new(per_second).map(|rate| {
             let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1));
             Quota::per_second(rate).allow_burst(burst)
@@ -56,7 +56,7 @@ impl Rate {
 
 /// The address at the other end of a connection.
 #[derive(Clone, Copy)]
-pub(super) struct Address(pub IpAddr);
+pub struct Address(pub IpAddr);
 
 /// Who asks; none for this machine itself, which is not limited. A reverse proxy on
 /// this machine names its client last in `X-Forwarded-For`; from anywhere else that
@@ -81,7 +81,7 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// Refuses what comes too fast.
-pub(super) async fn bound_rate(
+pub async fn bound_rate(
     State(rate): State<Rate>,
     request: Request,
     next: Next,
@@ -93,7 +93,7 @@ pub(super) async fn bound_rate(
             wait,
             StatusCode::TOO_MANY_REQUESTS,
             "too-many-requests",
-            "this client asks faster than /v1/info allows; wait as long as Retry-After says",
+            "this client asks faster than it may; wait as long as Retry-After says",
         ));
     }
     Ok(next.run(request).await)

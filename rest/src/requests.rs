@@ -21,7 +21,7 @@ use prometheus_client::{
 };
 use tokio::{net::TcpListener, sync::watch};
 
-use super::server;
+use crate::server;
 
 /// The media type of what `/metrics` answers with.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -73,12 +73,13 @@ impl Requests {
     }
 
     /// Counts a request as under way until the result is dropped.
-    pub(super) fn begin(&self) -> UnderWay {
+    pub fn begin(&self) -> UnderWay {
         self.under_way.inc();
         UnderWay(self.under_way.clone())
     }
 
-    pub(super) fn answered(&self, method: &str, route: &str, status: StatusCode, took: Duration) {
+    /// Counts an answer to a request of this route.
+    pub(crate) fn answered(&self, method: &str, route: &str, status: StatusCode, took: Duration) {
         let answered = Answered {
             method: method.to_owned(),
             route: route.to_owned(),
@@ -91,7 +92,7 @@ impl Requests {
     }
 }
 
-pub(super) struct UnderWay(Gauge);
+pub struct UnderWay(Gauge);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {

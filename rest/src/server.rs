@@ -37,7 +37,7 @@ use tower_http::{
 };
 use tracing::Instrument;
 
-use super::{
+use crate::{
     limits::{Address, Rate, bound_rate},
     problem::Failure,
     requests::Requests,
@@ -47,7 +47,7 @@ use super::{
 const MAX_CONNECTIONS: usize = 1024;
 /// Connections at a time from one address. This machine is exempt: a reverse
 /// proxy speaks for many.
-pub(super) const MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
+pub const MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head, and of what is buffered of a connection.
@@ -56,11 +56,11 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
 /// How long the last request of a connection may take, its answer's way included.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long requests under way may take when the guardian ends.
+/// How long requests under way may take when the program ends.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The longest body that is accepted: a transaction and 1000 out-points fit.
-pub(super) const MAX_BODY_BYTES: usize = 128 << 10;
+pub const MAX_BODY_BYTES: usize = 128 << 10;
 /// Of a longer body so much is read and thrown away, so that its sender comes to
 /// read the answer.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
@@ -72,11 +72,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Serves connections until `stopped` becomes true.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    mut stopped: watch::Receiver<bool>,
-) {
+pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let addresses = Arc::new(Addresses::default());
     let mut connections = JoinSet::new();
@@ -179,7 +175,7 @@ impl Drop for Place {
 
 /// Puts around the routes what every request meets, from the inside out. Those of
 /// `health` are asked however much else is.
-pub(super) fn wrap(routes: Router, health: Router, rate: Rate, requests: Requests) -> Router {
+pub fn wrap(routes: Router, health: Router, rate: Rate, requests: Requests) -> Router {
     let anybody = CorsLayer::new()
         .allow_origin(AnyOrigin)
         .allow_methods([Method::GET, Method::POST])
@@ -272,13 +268,15 @@ async fn read_body(body: Body) -> Result<Bytes, Failure> {
 }
 
 async fn bound_time(request: Request, next: Next) -> Result<Response, Failure> {
-    timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
-        Failure::later(
-            StatusCode::GATEWAY_TIMEOUT,
-            "timeout",
-            "this guardian did not find the answer in time; what was sent may still take effect",
-        )
-    })
+    timeout(REQUEST_TIMEOUT, next.run(request))
+        .await
+        .map_err(|_| {
+            Failure::later(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout",
+                "the answer was not found in time; what was sent may still take effect",
+            )
+        })
 }
 
 /// Gives the request an id, the client's own if it has one, which stands in the
@@ -313,7 +311,9 @@ async fn observe(State(requests): State<Requests>, request: Request, next: Next)
 /// Clients may make methods up.
 fn method_label(method: &Method) -> &str {
     match *method {
-        Method::GET | Method::HEAD | Method::POST | Method::OPTIONS => method.as_str(),
+        Method::GET | Method::HEAD | Method::POST | Method::DELETE | Method::OPTIONS => {
+            method.as_str()
+        }
         _ => "other",
     }
 }

@@ -1,0 +1,573 @@
+//! The gateway's side in federations: a wallet, and the actions of its module `ln`.
+//!
+//! What the wallet does under an id of the gateway's is begun once. What it asks to be
+//! confirmed is confirmed here, within limits: never more than a payment brings, and
+//! little for anything else.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use modmint_client::{
+    Allowance, Deposit, Federation, OperationId, OperationStatus, OperationView, Wallet,
+    WalletClient, WalletError,
+};
+use modmint_core::{
+    Amount, Argument, FederationId, Hash32, Refusal, Value, config::Invite, tagged_hash,
+};
+
+use crate::{
+    gateway::CLAIM_MARGIN,
+    journal::{Journal, Membership, Terms},
+    lightning::{Invoice, LightningNode},
+    now,
+};
+
+/// The kind of the module that gateways use.
+const LN: &str = "ln";
+/// What anything but buying a preimage may take from the balance: fees.
+const INCIDENTALS: Amount = Amount(100_000);
+/// A federation that could not be told of the gateway is told again after so long.
+const ANNOUNCE_AGAIN_SECONDS: u64 = 300;
+/// How often it is looked what is to be done.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A preimage that a federation is to sell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiveOrder {
+    /// Whose user is paid.
+    pub federation: FederationId,
+    /// The payment's hash.
+    pub payment_hash: Hash32,
+    /// What the module knows of it.
+    pub offer: Vec<u8>,
+    /// At this block the payer's money goes back.
+    pub claim_deadline: u32,
+    /// What the payer's money is.
+    pub received: Amount,
+    /// What of it the gateway keeps at least.
+    pub minimum_fee: Amount,
+}
+
+/// Why nothing was begun.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// It will not be: the module or the balance says no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It is tried again.
+    #[error("{0:#}")]
+    Trouble(anyhow::Error),
+}
+
+/// What payments need of the wallet.
+#[async_trait]
+pub trait Federations: Send + Sync + 'static {
+    /// E-cash of one federation that can be spent, millisatoshi; 0 if it was never
+    /// joined.
+    ///
+    /// # Errors
+    /// The disk fails.
+    async fn balance_msat(&self, federation: &FederationId) -> anyhow::Result<u64>;
+
+    /// E-cash of all federations, those that were left included, millisatoshi.
+    ///
+    /// # Errors
+    /// The disk fails.
+    async fn ecash_msat(&self) -> anyhow::Result<u64>;
+
+    /// Whether buying has begun, in whatever life.
+    ///
+    /// # Errors
+    /// The disk fails.
+    async fn has_begun(&self, order: &ReceiveOrder) -> anyhow::Result<bool>;
+
+    /// Begins to buy a preimage, once for a federation and hash.
+    ///
+    /// # Errors
+    /// See [`BeginError`]; nothing has been begun then.
+    async fn begin_receive(&self, order: &ReceiveOrder) -> Result<(), BeginError>;
+
+    /// Waits until what was begun is over: the module has settled or failed it, or has
+    /// refused and nothing was bought.
+    ///
+    /// # Errors
+    /// The wallet cannot go on; it is to be asked again.
+    async fn received(&self, order: &ReceiveOrder) -> anyhow::Result<Result<(), Refusal>>;
+}
+
+/// [`Federations`] of a wallet.
+pub struct WalletFederations {
+    wallet: Wallet,
+    journal: Arc<Journal>,
+    node: Arc<dyn LightningNode>,
+    /// Where users reach the gateway.
+    api_url: String,
+    announce_lifetime_seconds: u64,
+}
+
+fn argument(name: &str, value: Value) -> Argument {
+    Argument {
+        name: name.to_owned(),
+        value,
+    }
+}
+
+fn id_of(purpose: &str, parts: &[&[u8]]) -> OperationId {
+    let mut id = OperationId([0; 10]);
+    id.0.copy_from_slice(&tagged_hash(purpose, parts)[..10]);
+    id
+}
+
+fn receive_id(order: &ReceiveOrder) -> OperationId {
+    let parts: [&[u8]; 2] = [&order.federation.0, &order.payment_hash.0];
+    id_of("modmint/gateway/receive", &parts)
+}
+
+fn pay_id(federation: &FederationId, contract: Hash32, attempt: u32) -> OperationId {
+    let attempt = attempt.to_be_bytes();
+    let parts: [&[u8]; 3] = [&federation.0, &contract.0, &attempt];
+    id_of("modmint/gateway/pay", &parts)
+}
+
+/// Whether an action that the wallet refuses to begin may be begun later.
+fn begin_error(error: WalletError) -> BeginError {
+    match error {
+        WalletError::Refused(refusal) | WalletError::InsufficientFunds(refusal)
+            if refusal.code != "recovering" =>
+        {
+            BeginError::Refused(refusal)
+        }
+        WalletError::Usage(_)
+        | WalletError::NotFound(_)
+        | WalletError::ConfirmationNeeded(_)
+        | WalletError::Module { .. } => {
+            BeginError::Refused(Refusal::new(error.code(), error.to_string()))
+        }
+        error => BeginError::Trouble(error.into()),
+    }
+}
+
+impl WalletFederations {
+    /// Of this wallet; `api_url` is what federations are told.
+    pub fn new(
+        wallet: Wallet,
+        journal: Arc<Journal>,
+        node: Arc<dyn LightningNode>,
+        api_url: String,
+        announce_lifetime_seconds: u64,
+    ) -> Self {
+        Self {
+            wallet,
+            journal,
+            node,
+            api_url,
+            announce_lifetime_seconds,
+        }
+    }
+
+    /// The wallet.
+    pub fn wallet(&self) -> &Wallet {
+        &self.wallet
+    }
+
+    /// A federation that was joined.
+    pub fn federation(&self, id: &FederationId) -> Option<Federation> {
+        let all = self.wallet.federations();
+        all.into_iter().find(|federation| federation.id() == *id)
+    }
+
+    fn joined(&self, id: &FederationId) -> anyhow::Result<Federation> {
+        self.federation(id)
+            .with_context(|| format!("federation {id} was never joined"))
+    }
+
+    /// Joins a federation, or serves one again that was left.
+    ///
+    /// # Errors
+    /// See [`Wallet::join`]; also where it has no module `ln`.
+    pub async fn join(&self, invite: &Invite, terms: Terms) -> Result<Federation, WalletError> {
+        let federation = self.wallet.join(invite).await?;
+        let disk = |e: anyhow::Error| WalletError::Disk {
+            what: "writing the journal".to_owned(),
+            reason: format!("{e:#}"),
+        };
+        federation.instance(LN)?;
+        let known = self.journal.membership(&federation.id()).map_err(disk)?;
+        let row = Membership {
+            active: true,
+            announce_at: 0,
+            ..known.unwrap_or(Membership {
+                active: true,
+                terms,
+                gateway_key: None,
+                announce_at: 0,
+            })
+        };
+        self.journal
+            .put_membership(&federation.id(), &row)
+            .map_err(disk)?;
+        if let Err(e) = self.learn_key(&federation).await {
+            tracing::warn!(federation = %federation.id(), "the module has not told its key yet: {e:#}");
+        }
+        Ok(federation)
+    }
+
+    async fn learn_key(&self, federation: &Federation) -> anyhow::Result<()> {
+        let instance = federation.instance(LN)?;
+        let begun = federation
+            .start(instance, "gateway-key", &[], Allowance::Nothing)
+            .await?;
+        let view = federation
+            .wait(begun.operation, |view| {
+                view.status != OperationStatus::Running
+            })
+            .await?;
+        let details = view.details.unwrap_or_default();
+        let key = details["gateway_key"]
+            .as_str()
+            .context("gateway-key ended without a key")?;
+        self.change(&federation.id(), |row| {
+            row.gateway_key = Some(key.to_owned())
+        })
+    }
+
+    fn change(
+        &self,
+        federation: &FederationId,
+        change: impl FnOnce(&mut Membership),
+    ) -> anyhow::Result<()> {
+        let mut row = self
+            .journal
+            .membership(federation)?
+            .with_context(|| format!("federation {federation} was never joined"))?;
+        change(&mut row);
+        self.journal.put_membership(federation, &row)
+    }
+
+    /// Changes what the gateway takes and risks in a federation, and tells it.
+    ///
+    /// # Errors
+    /// It was never joined, or the disk fails.
+    pub fn set_terms(&self, federation: &FederationId, terms: Terms) -> anyhow::Result<()> {
+        self.change(federation, |row| {
+            row.terms = terms;
+            row.announce_at = 0;
+        })
+    }
+
+    /// Serves a federation no longer. Its e-cash stays in the wallet, and what is under
+    /// way goes on.
+    ///
+    /// # Errors
+    /// It was never joined, or the disk fails.
+    pub fn leave(&self, federation: &FederationId) -> anyhow::Result<()> {
+        self.change(federation, |row| row.active = false)
+    }
+
+    /// Has the module find the contract that pays an invoice, pay it, and claim. The
+    /// same contract is asked for once, and again only if the former try never came to
+    /// pay.
+    ///
+    /// # Errors
+    /// What the wallet says; nothing has been begun then.
+    pub async fn pay(
+        self: &Arc<Self>,
+        id: &FederationId,
+        contract: Hash32,
+        text: &str,
+        invoice: &Invoice,
+        terms: &Terms,
+    ) -> anyhow::Result<Result<OperationView, BeginError>> {
+        let federation = self.joined(id)?;
+        let instance = federation.instance(LN)?;
+        let mut attempt = self.journal.attempt(id, contract)?;
+        if let Ok(former) = federation.operation(pay_id(id, contract, attempt)).await {
+            let row = self.journal.outgoing(invoice.payment_hash)?;
+            let paid_for = row.is_some_and(|row| row.contract == contract);
+            if former.status != OperationStatus::Failed || paid_for {
+                return Ok(Ok(former));
+            }
+            attempt += 1;
+            self.journal.put_attempt(id, contract, attempt)?;
+        }
+        // What others on the way take comes out of the gateway's fee.
+        let fee = terms.pay_fee(invoice.amount_msat.unwrap_or(0));
+        let arguments = [
+            argument("invoice", Value::Text(text.to_owned())),
+            argument("contract", Value::Bytes(contract.0.to_vec())),
+            argument("maximum_routing_fee", Value::Amount(Amount(fee))),
+            argument("minimum_fee", Value::Amount(Amount(fee))),
+        ];
+        let begun = federation
+            .start_once(
+                pay_id(id, contract, attempt),
+                instance,
+                "gateway-pay",
+                &arguments,
+                Allowance::UpTo(INCIDENTALS),
+            )
+            .await;
+        if let Ok(view) = &begun {
+            self.see_to(federation, view.operation);
+        }
+        Ok(begun.map_err(begin_error))
+    }
+
+    /// Confirms what an operation asks for, in the background.
+    fn see_to(self: &Arc<Self>, federation: Federation, operation: OperationId) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let over = this.over(&federation, operation, || INCIDENTALS).await;
+            if let Err(e) = over {
+                tracing::debug!(%operation, "seen to later: {e}");
+            }
+        });
+    }
+
+    /// Waits until an operation is over. What it asks for is confirmed up to `limit`,
+    /// which is looked at when it asks.
+    ///
+    /// # Errors
+    /// The wallet cannot go on.
+    async fn over(
+        &self,
+        federation: &Federation,
+        operation: OperationId,
+        limit: impl Fn() -> Amount + Send,
+    ) -> Result<OperationView, WalletError> {
+        loop {
+            let view = federation
+                .wait(operation, |view| view.status != OperationStatus::Running)
+                .await?;
+            if view.status != OperationStatus::Asking {
+                return Ok(view);
+            }
+            let limit = limit();
+            let confirmed = federation.confirm(operation, Allowance::UpTo(limit)).await;
+            let refused = match confirmed {
+                Ok(_) => continue,
+                Err(
+                    e @ (WalletError::ConfirmationNeeded(_) | WalletError::InsufficientFunds(_)),
+                ) => e,
+                // It asks no longer.
+                Err(WalletError::Refused(_)) => continue,
+                Err(e) => return Err(e),
+            };
+            tracing::warn!(%operation, "{} is not confirmed: {refused}; the limit is {limit}", view.action);
+            match federation.decline(operation).await {
+                Ok(_) | Err(WalletError::Refused(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Where bitcoin becomes e-cash of the gateway.
+    ///
+    /// # Errors
+    /// The federation was never joined, has no module `wallet`, or does not answer.
+    pub async fn deposit(&self, id: &FederationId) -> Result<Deposit, WalletError> {
+        let federation = self.known(id)?;
+        WalletClient::new(federation)?.deposit().await
+    }
+
+    fn known(&self, id: &FederationId) -> Result<Federation, WalletError> {
+        self.federation(id)
+            .ok_or_else(|| WalletError::NotFound(format!("federation {id} was never joined")))
+    }
+
+    /// E-cash of the gateway becomes bitcoin at an address. Returns what it takes, all
+    /// included, with the operation, once it is on its way.
+    ///
+    /// # Errors
+    /// The balance does not suffice, the address is none, the federation does not
+    /// answer.
+    pub async fn withdraw(
+        &self,
+        id: &FederationId,
+        address: &str,
+        amount: Amount,
+        maximum: Amount,
+    ) -> Result<OperationView, WalletError> {
+        let federation = self.known(id)?;
+        let instance = federation.instance("wallet")?;
+        let arguments = [
+            argument("address", Value::Text(address.to_owned())),
+            argument("amount", Value::Amount(amount)),
+        ];
+        let begun = federation
+            .start(instance, "withdraw", &arguments, Allowance::UpTo(maximum))
+            .await?;
+        loop {
+            let view = federation
+                .wait(begun.operation, |view| {
+                    view.status != OperationStatus::Running || !view.transactions.is_empty()
+                })
+                .await?;
+            match &view.question {
+                Some(quote) if view.status == OperationStatus::Asking => {
+                    if quote.total > maximum {
+                        federation.decline(begun.operation).await?;
+                        return Err(WalletError::ConfirmationNeeded(Box::new(quote.clone())));
+                    }
+                    federation
+                        .confirm(begun.operation, Allowance::UpTo(maximum))
+                        .await?;
+                }
+                _ => return Ok(view),
+            }
+        }
+    }
+
+    /// Tells federations of the gateway, and confirms what a former life left asking;
+    /// until it is dropped.
+    pub async fn run(&self) {
+        loop {
+            for federation in self.wallet.federations() {
+                if let Err(e) = self.look(&federation).await {
+                    tracing::debug!(federation = %federation.id(), "not now: {e:#}");
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn look(&self, federation: &Federation) -> anyhow::Result<()> {
+        let id = federation.id();
+        let Some(membership) = self.journal.membership(&id)? else {
+            return Ok(());
+        };
+        for view in federation.operations(200).await? {
+            let ours = view.kind == LN && view.action.starts_with("gateway-");
+            if ours && view.status == OperationStatus::Asking && view.action != "gateway-receive" {
+                let confirmed = self.over(federation, view.operation, || INCIDENTALS);
+                // It may go on for long: it has been confirmed by then.
+                let _ = tokio::time::timeout(LOOK, confirmed).await;
+            }
+        }
+        if !membership.active {
+            return Ok(());
+        }
+        if membership.gateway_key.is_none() {
+            self.learn_key(federation).await?;
+        }
+        // It costs a fee.
+        if membership.announce_at <= now() && federation.balance().await? > Amount::ZERO {
+            self.change(&id, |row| row.announce_at = now() + ANNOUNCE_AGAIN_SECONDS)?;
+            self.announce(federation, &membership.terms).await?;
+            let half = self.announce_lifetime_seconds / 2;
+            self.change(&id, |row| row.announce_at = now() + half)?;
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, federation: &Federation, terms: &Terms) -> anyhow::Result<()> {
+        let node = self.node.info();
+        let number = |name, value| argument(name, Value::Number(value));
+        let arguments = [
+            argument("api", Value::Text(self.api_url.clone())),
+            argument("node_key", Value::Bytes(hex::decode(&node.node_key)?)),
+            argument("alias", Value::Text(node.alias)),
+            number("pay_base_msat", terms.pay_base_msat),
+            number("pay_parts_per_million", terms.pay_parts_per_million),
+            number("receive_base_msat", terms.receive_base_msat),
+            number("receive_parts_per_million", terms.receive_parts_per_million),
+            number("lifetime_seconds", self.announce_lifetime_seconds),
+        ];
+        let begun = federation
+            .start(
+                federation.instance(LN)?,
+                "gateway-announce",
+                &arguments,
+                Allowance::UpTo(INCIDENTALS),
+            )
+            .await?;
+        let view = self
+            .over(federation, begun.operation, || INCIDENTALS)
+            .await?;
+        match view.error {
+            None => {
+                tracing::info!(federation = %federation.id(), "the federation knows of this gateway");
+                Ok(())
+            }
+            Some(refusal) => {
+                tracing::warn!(federation = %federation.id(), %refusal, "not announced");
+                Err(refusal.into())
+            }
+        }
+    }
+
+    /// Ends the wallet; nothing of it goes on when this returns.
+    pub async fn close(self) {
+        self.wallet.close().await;
+    }
+}
+
+#[async_trait]
+impl Federations for WalletFederations {
+    async fn balance_msat(&self, id: &FederationId) -> anyhow::Result<u64> {
+        match self.federation(id) {
+            Some(federation) => Ok(federation.balance().await?.msat()),
+            None => Ok(0),
+        }
+    }
+
+    async fn ecash_msat(&self) -> anyhow::Result<u64> {
+        let mut sum = 0_u64;
+        for federation in self.wallet.federations() {
+            sum = sum.saturating_add(federation.balance().await?.msat());
+        }
+        Ok(sum)
+    }
+
+    async fn has_begun(&self, order: &ReceiveOrder) -> anyhow::Result<bool> {
+        let federation = self.joined(&order.federation)?;
+        match federation.operation(receive_id(order)).await {
+            Ok(_) => Ok(true),
+            Err(WalletError::NotFound(_)) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn begin_receive(&self, order: &ReceiveOrder) -> Result<(), BeginError> {
+        let federation = self
+            .joined(&order.federation)
+            .map_err(BeginError::Trouble)?;
+        let instance = federation.instance(LN).map_err(begin_error)?;
+        let arguments = [
+            argument("offer", Value::Bytes(order.offer.clone())),
+            argument("claim_deadline", Value::Number(order.claim_deadline.into())),
+            argument("received", Value::Amount(order.received)),
+            argument("minimum_fee", Value::Amount(order.minimum_fee)),
+        ];
+        federation
+            .start_once(
+                receive_id(order),
+                instance,
+                "gateway-receive",
+                &arguments,
+                Allowance::UpTo(order.received),
+            )
+            .await
+            .map(|_| ())
+            .map_err(begin_error)
+    }
+
+    async fn received(&self, order: &ReceiveOrder) -> anyhow::Result<Result<(), Refusal>> {
+        let federation = self.joined(&order.federation)?;
+        let height = || self.node.info().height;
+        // What has waited for long is not bought any more when it goes back soon.
+        let limit = || match order.claim_deadline.saturating_sub(height()) < CLAIM_MARGIN {
+            true => Amount::ZERO,
+            false => order.received,
+        };
+        let view = self.over(&federation, receive_id(order), limit).await?;
+        match view.status {
+            OperationStatus::Done => Ok(Ok(())),
+            OperationStatus::Failed => Ok(Err(view
+                .error
+                .unwrap_or_else(|| Refusal::new("refused", "the module refused")))),
+            _ => anyhow::bail!("the module is stuck: {:?}", view.error),
+        }
+    }
+}

@@ -1,0 +1,867 @@
+//! What the gateway must not forget: one RocksDB, each write one batch that is on the
+//! disk when it returns.
+//!
+//! A payment out is written here before the node hears of it, a payment in before the
+//! node forgets its event. What a row says is the truth for ever once it is over.
+//!
+//! | key | value |
+//! |---|---|
+//! | `f` federation | [`Membership`] |
+//! | `o` hash | [`Outgoing`] |
+//! | `i` hash | [`Incoming`] |
+//! | `u` `o`/`i` hash | empty: it is not over |
+//! | `w` expiry hash | empty: an invoice that nobody has paid |
+//! | `l` number | `o`/`i` hash: the payment log |
+//! | `a` federation contract | how often paying for it was begun anew, four bytes |
+//! | `s` | the solvency ledger's mark |
+//!
+//! Numbers are big endian.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context, Result};
+use borsh::{BorshDeserialize, BorshSerialize};
+use modmint_core::{FederationId, Hash32};
+use parking_lot::Mutex;
+use rocksdb::{DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::now;
+
+/// Ends the process right behind the n-th durable write of the journal, as a crash
+/// would: for tests that kill the gateway at each of its crash points.
+pub const CRASH_VARIABLE: &str = "MODMINT_GATEWAY_CRASH_AFTER_WRITE";
+
+/// What the gateway takes, and how much it risks, in one federation.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// For each payment out, millisatoshi.
+    pub pay_base_msat: u64,
+    /// Of each payment out, millionths.
+    pub pay_parts_per_million: u64,
+    /// For each payment in, millisatoshi.
+    pub receive_base_msat: u64,
+    /// Of each payment in, millionths.
+    pub receive_parts_per_million: u64,
+    /// The largest invoice, millisatoshi.
+    pub maximum_invoice_msat: u64,
+    /// The most that the gateway holds in this federation, payments under way
+    /// included, millisatoshi: what is lost with it.
+    pub maximum_exposure_msat: u64,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            pay_base_msat: 1_000,
+            pay_parts_per_million: 3_000,
+            receive_base_msat: 0,
+            receive_parts_per_million: 1_000,
+            maximum_invoice_msat: 400_000_000,
+            maximum_exposure_msat: 2_000_000_000,
+        }
+    }
+}
+
+impl Terms {
+    /// What paying an invoice of `amount_msat` costs the payer at the gateway, routing
+    /// not included.
+    pub fn pay_fee(&self, amount_msat: u64) -> u64 {
+        fee(self.pay_base_msat, self.pay_parts_per_million, amount_msat)
+    }
+
+    /// What receiving a contract of `contract_msat` costs on top of it.
+    pub fn receive_fee(&self, contract_msat: u64) -> u64 {
+        fee(
+            self.receive_base_msat,
+            self.receive_parts_per_million,
+            contract_msat,
+        )
+    }
+}
+
+/// Rounded up, for whoever takes it.
+fn fee(base_msat: u64, parts_per_million: u64, amount_msat: u64) -> u64 {
+    let parts = u128::from(amount_msat) * u128::from(parts_per_million);
+    let parts = u64::try_from(parts.div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    base_msat.saturating_add(parts)
+}
+
+/// A federation that the gateway serves.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Membership {
+    /// Whether it is served; one that was left is kept while there may be money.
+    pub active: bool,
+    /// Fees and limits.
+    pub terms: Terms,
+    /// The key that contracts name this gateway by, 33 bytes compressed,
+    /// hexadecimal; none until the module has told.
+    pub gateway_key: Option<String>,
+    /// When the federation is to be told of the gateway again, seconds since 1970.
+    pub announce_at: u64,
+}
+
+/// A payment of somebody's invoice for a federation's user.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Outgoing {
+    /// Its place in the payment log.
+    pub number: u64,
+    /// Whose user pays.
+    pub federation: FederationId,
+    /// The contract that pays for it: no other contract of the same hash does.
+    pub contract: Hash32,
+    /// BOLT 11.
+    pub invoice: String,
+    /// What the payee gets, millisatoshi.
+    pub amount_msat: u64,
+    /// The most that others on the way may take, millisatoshi.
+    pub maximum_fee_msat: u64,
+    /// No HTLC of it may expire later.
+    pub latest_height: u32,
+    /// Whether the invoice is this gateway's own.
+    pub swap: bool,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Seconds since 1970.
+    pub updated: u64,
+    /// How it stands.
+    pub state: OutgoingState,
+}
+
+/// How a payment out stands.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum OutgoingState {
+    /// The node is about to be told, or has been.
+    Started {
+        /// A crash came before the node had a record of it, so it may be under way
+        /// without one: the node's word that a later try failed proves nothing.
+        uncertain: bool,
+    },
+    /// It is for an invoice of this gateway's own: no node is needed.
+    Swap,
+    /// It has arrived.
+    Paid {
+        /// Of the payment's hash.
+        preimage: Hash32,
+        /// What others on the way took, millisatoshi.
+        fee_msat: u64,
+    },
+    /// Nothing is under way, and nothing will be.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Outgoing {
+    /// Whether nothing will happen to it any more.
+    pub const fn is_over(&self) -> bool {
+        matches!(
+            self.state,
+            OutgoingState::Paid { .. } | OutgoingState::Failed { .. }
+        )
+    }
+}
+
+/// An invoice of this gateway for a federation's user, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Incoming {
+    /// Its place in the payment log; none while nobody has paid it.
+    pub number: Option<u64>,
+    /// Whose user is paid.
+    pub federation: FederationId,
+    /// BOLT 11; empty until the node has made it.
+    pub invoice: String,
+    /// What the payer pays, millisatoshi.
+    pub amount_msat: u64,
+    /// What the user gets of it, millisatoshi.
+    pub contract_msat: u64,
+    /// What the module knows of it.
+    pub offer: Vec<u8>,
+    /// When the invoice ends, seconds since 1970.
+    pub expires: u64,
+    /// Whether the payer came through this gateway too.
+    pub swap: bool,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Seconds since 1970.
+    pub updated: u64,
+    /// How it stands.
+    pub state: IncomingState,
+}
+
+/// How a payment in stands.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum IncomingState {
+    /// Nobody has paid it.
+    Waiting,
+    /// Somebody pays over Lightning; the node holds it.
+    Held {
+        /// What is there, millisatoshi.
+        received_msat: u64,
+        /// At this block the node gives it back.
+        deadline: u32,
+    },
+    /// Somebody pays through this gateway: no node is needed.
+    Swap {
+        /// The payer's federation.
+        payer: FederationId,
+        /// What the payer's contract brings, millisatoshi.
+        received_msat: u64,
+        /// At this block that contract may be refunded.
+        deadline: u32,
+    },
+    /// The preimage is known; the node is told to settle.
+    Settling {
+        /// Of the payment's hash.
+        preimage: Hash32,
+        /// At this block the node can settle no more.
+        deadline: u32,
+    },
+    /// It is settled.
+    Settled {
+        /// Of the payment's hash.
+        preimage: Hash32,
+    },
+    /// The node is told to give it back.
+    Failing {
+        /// Why.
+        reason: String,
+    },
+    /// It was given back.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// The user has been paid and the node could not settle any more.
+    Lost {
+        /// Of the payment's hash.
+        preimage: Hash32,
+    },
+}
+
+impl Incoming {
+    /// Whether something is under way.
+    pub const fn is_under_way(&self) -> bool {
+        matches!(
+            self.state,
+            IncomingState::Held { .. }
+                | IncomingState::Swap { .. }
+                | IncomingState::Settling { .. }
+                | IncomingState::Failing { .. }
+        )
+    }
+}
+
+/// One line of the payment log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// A payment out.
+    Outgoing(Hash32, Outgoing),
+    /// A payment in.
+    Incoming(Hash32, Incoming),
+}
+
+impl Logged {
+    /// Its place in the log.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Outgoing(_, row) => row.number,
+            Self::Incoming(_, row) => row.number.unwrap_or(0),
+        }
+    }
+}
+
+/// What the solvency ledger remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Mark {
+    /// The most that was ever there since the operator last looked, less what was
+    /// taken out since, millisatoshi.
+    pub highest_msat: u64,
+    /// Whether the gateway has halted.
+    pub halted: bool,
+}
+
+/// See the module.
+pub struct Journal {
+    db: DB,
+    /// Rows are read and written back: one at a time.
+    writing: Mutex<u64>,
+    writes: AtomicU64,
+    crash_after: Option<u64>,
+    /// So many writes succeed; then the disk is dead.
+    #[cfg(test)]
+    pub(crate) lives: AtomicU64,
+}
+
+/// Writes that are made together.
+struct Batch(WriteBatch);
+
+impl Batch {
+    fn put(&mut self, key: impl AsRef<[u8]>, value: &impl BorshSerialize) -> Result<()> {
+        self.0.put(key, borsh::to_vec(value)?);
+        Ok(())
+    }
+
+    fn mark(&mut self, key: impl AsRef<[u8]>, there: bool) {
+        match there {
+            true => self.0.put(key, b""),
+            false => self.0.delete(key),
+        }
+    }
+
+    fn outgoing(&mut self, hash: Hash32, row: &Outgoing) -> Result<()> {
+        self.put(key(b"o", hash), row)?;
+        self.mark(key(b"uo", hash), !row.is_over());
+        Ok(())
+    }
+
+    fn incoming(&mut self, hash: Hash32, row: &Incoming) -> Result<()> {
+        self.put(key(b"i", hash), row)?;
+        self.mark(key(b"ui", hash), row.is_under_way());
+        let waits = row.state == IncomingState::Waiting;
+        self.mark(waiting_key(row.expires, hash), waits);
+        Ok(())
+    }
+
+    fn logged(&mut self, number: u64, direction: &[u8], hash: Hash32) {
+        let key = [b"l", &number.to_be_bytes()[..]].concat();
+        self.0.put(key, [direction, &hash.0].concat());
+    }
+}
+
+fn key(prefix: &[u8], hash: Hash32) -> Vec<u8> {
+    [prefix, &hash.0].concat()
+}
+
+fn waiting_key(expires: u64, hash: Hash32) -> Vec<u8> {
+    [b"w", &expires.to_be_bytes()[..], &hash.0].concat()
+}
+
+fn hash_at(bytes: &[u8], from: usize) -> Result<Hash32> {
+    let bytes = bytes.get(from..).context("a key of the journal is short")?;
+    Ok(Hash32(
+        bytes
+            .try_into()
+            .context("a key of the journal is of another length")?,
+    ))
+}
+
+impl Journal {
+    /// Opens it, made if there is none.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another process has it.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_max_open_files(64);
+        options.set_keep_log_file_num(2);
+        options.set_write_buffer_size(8 << 20);
+        let db = DB::open(&options, folder)
+            .with_context(|| format!("the journal {} cannot be opened", folder.display()))?;
+        let crash_after = std::env::var(CRASH_VARIABLE)
+            .ok()
+            .map(|n| {
+                n.parse()
+                    .with_context(|| format!("{CRASH_VARIABLE} is {n:?}; a number is expected"))
+            })
+            .transpose()?;
+        let journal = Self {
+            db,
+            writing: Mutex::new(0),
+            writes: AtomicU64::new(0),
+            crash_after,
+            #[cfg(test)]
+            lives: AtomicU64::new(u64::MAX),
+        };
+        let last = journal.list(b"l", true, 1)?;
+        let last = last.first().map_or(Ok(0), |(key, _)| number_of(key))?;
+        *journal.writing.lock() = last;
+        Ok(journal)
+    }
+
+    fn read<T: BorshDeserialize>(&self, key: &[u8]) -> Result<Option<T>> {
+        let bytes = self.db.get(key).context("the journal cannot be read")?;
+        bytes
+            .map(|bytes| borsh::from_slice(&bytes).context("a row of the journal is damaged"))
+            .transpose()
+    }
+
+    fn list(&self, prefix: &[u8], newest: bool, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut end = prefix.to_vec();
+        // No prefix ends with the highest byte.
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        self.range(prefix, &end, newest, limit)
+    }
+
+    fn range(
+        &self,
+        from: &[u8],
+        end: &[u8],
+        newest: bool,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(end);
+        let mode = match newest {
+            true => IteratorMode::End,
+            false => IteratorMode::From(from, Direction::Forward),
+        };
+        self.db
+            .iterator_opt(mode, options)
+            .take(limit)
+            .map(|entry| {
+                let (key, value) = entry.context("the journal cannot be read")?;
+                Ok((key.into_vec(), value.into_vec()))
+            })
+            .collect()
+    }
+
+    fn write(&self, batch: Batch) -> Result<()> {
+        #[cfg(test)]
+        self.lives
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .map_err(|_| anyhow::anyhow!("the disk is dead"))?;
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db
+            .write_opt(batch.0, &options)
+            .context("the journal cannot be written")?;
+        let count = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.crash_after == Some(count) {
+            eprintln!("{CRASH_VARIABLE}: ending behind write {count}");
+            std::process::abort();
+        }
+        Ok(())
+    }
+
+    fn batch(&self) -> Batch {
+        Batch(WriteBatch::default())
+    }
+
+    /// A federation, whether it is served or was left.
+    ///
+    /// # Errors
+    /// The disk fails; so everywhere here.
+    pub fn membership(&self, federation: &FederationId) -> Result<Option<Membership>> {
+        self.read(&[b"f", &federation.0[..]].concat())
+    }
+
+    /// Writes a federation.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn put_membership(&self, federation: &FederationId, row: &Membership) -> Result<()> {
+        let mut batch = self.batch();
+        batch.put([b"f", &federation.0[..]].concat(), row)?;
+        self.write(batch)
+    }
+
+    /// A payment out.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn outgoing(&self, hash: Hash32) -> Result<Option<Outgoing>> {
+        self.read(&key(b"o", hash))
+    }
+
+    /// An invoice, and what came of it.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn incoming(&self, hash: Hash32) -> Result<Option<Incoming>> {
+        self.read(&key(b"i", hash))
+    }
+
+    /// Writes a payment out that begins, with its place in the log; where it is a swap,
+    /// the invoice's row becomes `swap` in the same write.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn begin_outgoing(
+        &self,
+        hash: Hash32,
+        mut row: Outgoing,
+        swap: Option<Incoming>,
+    ) -> Result<Outgoing> {
+        let mut last = self.writing.lock();
+        let mut batch = self.batch();
+        row.number = *last + 1;
+        batch.logged(row.number, b"o", hash);
+        batch.outgoing(hash, &row)?;
+        let mut used = row.number;
+        if let Some(mut swap) = swap {
+            used += 1;
+            swap.number = Some(used);
+            batch.logged(used, b"i", hash);
+            batch.incoming(hash, &swap)?;
+        }
+        self.write(batch)?;
+        *last = used;
+        Ok(row)
+    }
+
+    /// Changes a payment out, unless it is over: what is over stays. Returns the row as
+    /// it is then.
+    ///
+    /// # Errors
+    /// The disk fails, or there is no such row.
+    pub fn update_outgoing(&self, hash: Hash32, state: OutgoingState) -> Result<Outgoing> {
+        let _one = self.writing.lock();
+        let mut row = self
+            .outgoing(hash)?
+            .context("no payment out of this hash")?;
+        if !row.is_over() && row.state != state {
+            row.state = state;
+            row.updated = now();
+            let mut batch = self.batch();
+            batch.outgoing(hash, &row)?;
+            self.write(batch)?;
+        }
+        Ok(row)
+    }
+
+    /// Writes a new invoice's row. False if the hash has been seen.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn begin_incoming(&self, hash: Hash32, row: &Incoming) -> Result<bool> {
+        let _one = self.writing.lock();
+        if self.incoming(hash)?.is_some() || self.outgoing(hash)?.is_some() {
+            return Ok(false);
+        }
+        let mut batch = self.batch();
+        batch.incoming(hash, row)?;
+        self.write(batch)?;
+        Ok(true)
+    }
+
+    /// Changes an invoice's row as `change` says, from what it is; `None` leaves it.
+    /// Returns the row as it is then, none if there is none.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn update_incoming(
+        &self,
+        hash: Hash32,
+        change: impl FnOnce(&Incoming) -> Option<IncomingState>,
+    ) -> Result<Option<Incoming>> {
+        let mut last = self.writing.lock();
+        let Some(mut row) = self.incoming(hash)? else {
+            return Ok(None);
+        };
+        if let Some(state) = change(&row) {
+            row.state = state;
+            row.updated = now();
+            let mut batch = self.batch();
+            if row.number.is_none() && row.is_under_way() {
+                row.number = Some(*last + 1);
+                batch.logged(*last + 1, b"i", hash);
+            }
+            batch.incoming(hash, &row)?;
+            self.write(batch)?;
+            *last = row.number.unwrap_or(0).max(*last);
+        }
+        Ok(Some(row))
+    }
+
+    /// Writes the text of an invoice whose row is there.
+    ///
+    /// # Errors
+    /// The disk fails, or there is no such row.
+    pub fn put_invoice(&self, hash: Hash32, invoice: &str, expires: u64) -> Result<()> {
+        let _one = self.writing.lock();
+        let mut row = self.incoming(hash)?.context("no invoice of this hash")?;
+        let mut batch = self.batch();
+        batch.mark(waiting_key(row.expires, hash), false);
+        (row.invoice, row.expires) = (invoice.to_owned(), expires);
+        batch.incoming(hash, &row)?;
+        self.write(batch)
+    }
+
+    /// Payments out that are not over.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn unfinished_outgoing(&self) -> Result<Vec<(Hash32, Outgoing)>> {
+        let keys = self.list(b"uo", false, usize::MAX)?;
+        let rows = keys.iter().map(|(key, _)| {
+            let hash = hash_at(key, 2)?;
+            let row = self.outgoing(hash)?.context("an unfinished row is gone")?;
+            Ok((hash, row))
+        });
+        rows.collect()
+    }
+
+    /// Payments in that are under way.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn unfinished_incoming(&self) -> Result<Vec<(Hash32, Incoming)>> {
+        let keys = self.list(b"ui", false, usize::MAX)?;
+        let rows = keys.iter().map(|(key, _)| {
+            let hash = hash_at(key, 2)?;
+            let row = self.incoming(hash)?.context("an unfinished row is gone")?;
+            Ok((hash, row))
+        });
+        rows.collect()
+    }
+
+    /// Forgets invoices that nobody has paid and that ended before `before`, seconds
+    /// since 1970. Returns their hashes.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn prune(&self, before: u64) -> Result<Vec<Hash32>> {
+        let _one = self.writing.lock();
+        let end = [b"w", &before.to_be_bytes()[..]].concat();
+        let ended = self.range(b"w", &end, false, 10_000)?;
+        if ended.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut batch = self.batch();
+        let mut hashes = Vec::new();
+        for (waiting, _) in &ended {
+            let hash = hash_at(waiting, 9)?;
+            batch.0.delete(waiting);
+            batch.0.delete(key(b"i", hash));
+            hashes.push(hash);
+        }
+        self.write(batch)?;
+        Ok(hashes)
+    }
+
+    /// The payment log, newest first, from below `before`.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn log(&self, before: Option<u64>, limit: usize) -> Result<Vec<Logged>> {
+        let end = [b"l", &before.unwrap_or(u64::MAX).to_be_bytes()[..]].concat();
+        let entries = self.range(b"l", &end, true, limit)?;
+        let rows = entries.iter().map(|(_, value)| {
+            let hash = hash_at(value, 1)?;
+            Ok(match value.first() {
+                Some(b'o') => {
+                    Logged::Outgoing(hash, self.outgoing(hash)?.context("a logged row is gone")?)
+                }
+                _ => Logged::Incoming(hash, self.incoming(hash)?.context("a logged row is gone")?),
+            })
+        });
+        rows.collect()
+    }
+
+    /// How often paying for this contract was begun anew.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn attempt(&self, federation: &FederationId, contract: Hash32) -> Result<u32> {
+        let key = [b"a", &federation.0[..], &contract.0].concat();
+        Ok(self.read(&key)?.unwrap_or(0))
+    }
+
+    /// Counts one more of [`Self::attempt`].
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn put_attempt(
+        &self,
+        federation: &FederationId,
+        contract: Hash32,
+        attempt: u32,
+    ) -> Result<()> {
+        let mut batch = self.batch();
+        batch.put([b"a", &federation.0[..], &contract.0].concat(), &attempt)?;
+        self.write(batch)
+    }
+
+    /// The solvency ledger's mark.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn mark(&self) -> Result<Mark> {
+        Ok(self.read(b"s")?.unwrap_or_default())
+    }
+
+    /// Writes the solvency ledger's mark.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn put_mark(&self, mark: &Mark) -> Result<()> {
+        let mut batch = self.batch();
+        batch.put(b"s", mark)?;
+        self.write(batch)
+    }
+}
+
+fn number_of(key: &[u8]) -> Result<u64> {
+    let bytes = key.get(1..).context("a key of the journal is short")?;
+    Ok(u64::from_be_bytes(
+        bytes
+            .try_into()
+            .context("a key of the journal is of another length")?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+    use super::*;
+
+    pub(crate) fn invoice(federation: u8, expires: u64) -> Incoming {
+        Incoming {
+            number: None,
+            federation: FederationId([federation; 32]),
+            invoice: "lnbcrt".into(),
+            amount_msat: 1000,
+            contract_msat: 900,
+            offer: vec![1],
+            expires,
+            swap: false,
+            created: 1,
+            updated: 1,
+            state: IncomingState::Waiting,
+        }
+    }
+
+    fn payment() -> Outgoing {
+        Outgoing {
+            number: 0,
+            federation: FederationId([1; 32]),
+            contract: Hash32([6; 32]),
+            invoice: "lnbcrt".into(),
+            amount_msat: 1000,
+            maximum_fee_msat: 10,
+            latest_height: 100,
+            swap: false,
+            created: 1,
+            updated: 1,
+            state: OutgoingState::Started { uncertain: false },
+        }
+    }
+
+    const HASH: Hash32 = Hash32([7; 32]);
+
+    #[test]
+    fn what_is_over_stays_as_it_is_and_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let journal = Journal::open(folder.path()).unwrap();
+            journal.begin_outgoing(HASH, payment(), None).unwrap();
+            assert_eq!(journal.unfinished_outgoing().unwrap().len(), 1);
+            let paid = OutgoingState::Paid {
+                preimage: HASH,
+                fee_msat: 1,
+            };
+            journal.update_outgoing(HASH, paid.clone()).unwrap();
+            let late = OutgoingState::Failed {
+                reason: "late".into(),
+            };
+            assert_eq!(journal.update_outgoing(HASH, late).unwrap().state, paid);
+        }
+        let journal = Journal::open(folder.path()).unwrap();
+        assert!(journal.outgoing(HASH).unwrap().unwrap().is_over());
+        assert!(journal.unfinished_outgoing().unwrap().is_empty());
+        let other = Hash32([8; 32]);
+        let begun = journal.begin_outgoing(other, payment(), None).unwrap();
+        assert_eq!(begun.number, 2, "numbers go on");
+    }
+
+    #[test]
+    fn a_hash_is_used_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        assert!(journal.begin_incoming(HASH, &invoice(1, 50)).unwrap());
+        assert!(!journal.begin_incoming(HASH, &invoice(2, 50)).unwrap());
+        let other = Hash32([8; 32]);
+        journal.begin_outgoing(other, payment(), None).unwrap();
+        assert!(!journal.begin_incoming(other, &invoice(1, 50)).unwrap());
+    }
+
+    #[test]
+    fn the_log_has_what_was_paid_newest_first_and_goes_on_at_a_cursor() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        for n in 0..5_u8 {
+            let hash = Hash32([n; 32]);
+            if n % 2 == 0 {
+                journal.begin_outgoing(hash, payment(), None).unwrap();
+            } else {
+                journal.begin_incoming(hash, &invoice(1, 50)).unwrap();
+                let held = |_: &Incoming| {
+                    Some(IncomingState::Held {
+                        received_msat: 1000,
+                        deadline: 9,
+                    })
+                };
+                journal.update_incoming(hash, held).unwrap();
+            }
+        }
+        journal
+            .begin_incoming(Hash32([9; 32]), &invoice(1, 50))
+            .unwrap();
+        let first = journal.log(None, 2).unwrap();
+        let numbers: Vec<_> = first.iter().map(Logged::number).collect();
+        assert_eq!(numbers, [5, 4]);
+        let rest = journal.log(Some(4), 10).unwrap();
+        assert_eq!(
+            rest.iter().map(Logged::number).collect::<Vec<_>>(),
+            [3, 2, 1]
+        );
+    }
+
+    #[test]
+    fn invoices_that_nobody_paid_are_forgotten_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        for (n, expires) in [(1, 10), (2, 20), (3, 10)] {
+            journal
+                .begin_incoming(Hash32([n; 32]), &invoice(1, expires))
+                .unwrap();
+        }
+        let failing = |_: &Incoming| {
+            Some(IncomingState::Failing {
+                reason: "late".into(),
+            })
+        };
+        journal.update_incoming(Hash32([3; 32]), failing).unwrap();
+        assert_eq!(journal.prune(20).unwrap(), [Hash32([1; 32])]);
+        let there = [1, 2, 3].map(|n| journal.incoming(Hash32([n; 32])).unwrap().is_some());
+        assert_eq!(there, [false, true, true]);
+        assert_eq!(journal.unfinished_incoming().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn fees_are_rounded_up_and_never_overflow() {
+        let terms = Terms {
+            pay_base_msat: 10,
+            pay_parts_per_million: 1,
+            ..Terms::default()
+        };
+        assert_eq!(terms.pay_fee(0), 10);
+        assert_eq!(terms.pay_fee(1), 11);
+        assert_eq!(terms.pay_fee(1_000_000), 11);
+        assert_eq!(terms.pay_fee(1_000_001), 12);
+        assert_eq!(fee(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
+    }
+}
