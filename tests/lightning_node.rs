@@ -107,7 +107,7 @@ async fn two_nodes_pay_hold_settle_and_give_back_through_restarts() {
 
     // Held, told again until it is handled, settled.
     let invoice = payee
-        .invoice(hash(1), 200_000_000, "one", 600)
+        .invoice(hash(1), 50_000_000, "one", 600)
         .await
         .expect("an invoice");
     // A limit that no HTLC can keep.
@@ -127,7 +127,7 @@ async fn two_nodes_pay_hold_settle_and_give_back_through_restarts() {
     else {
         panic!("{held:?}");
     };
-    assert_eq!((payment_hash, amount_msat), (hash(1), 200_000_000));
+    assert_eq!((payment_hash, amount_msat), (hash(1), 50_000_000));
     let left = deadline - payee.info().height;
     println!("an HTLC can be settled for {left} blocks");
     assert!(left >= 3, "{left}");
@@ -196,7 +196,6 @@ async fn two_nodes_pay_hold_settle_and_give_back_through_restarts() {
     // An invoice of the node's own has one record with its payment.
     let refused = payee.pay(&PayOrder { invoice, ..order }).await;
     assert!(refused.is_err(), "{refused:?}");
-    assert_eq!(payee.sent(hash(2)), None);
 
     payee
         .close_channel("0", false)

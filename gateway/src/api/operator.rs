@@ -144,11 +144,11 @@ async fn join(
     State(api): State<Api>,
     Body(request): Body<JoinRequest>,
 ) -> Result<Json<MembershipResponse>, Failure> {
-    let invite: Invite = request
+    let invite = request
         .invite
         .trim()
-        .parse()
-        .map_err(|e| Failure::malformed("bad-invite", format!("this is no invite: {e}")))?;
+        .parse::<Invite>()
+        .map_err(|e| Failure::malformed("bad-invite", e.to_string()))?;
     let terms = request.terms.unwrap_or(api.default_terms);
     let federation = api.federations.join(&invite, terms).await;
     let federation = federation.map_err(wallet_failure)?;

@@ -239,6 +239,7 @@ impl Failed {
     fn of(status: StatusCode, problem: Problem) -> Self {
         let exit = match (status.as_u16(), problem.code.as_str()) {
             (_, "not-enough-money") => Exit::InsufficientFunds,
+            (400, _) => Exit::Usage,
             (404, _) => Exit::NotFound,
             (502..=504, _) => Exit::Unreachable,
             (400..=499, _) => Exit::Refused,
