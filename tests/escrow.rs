@@ -38,7 +38,7 @@ async fn three_wallets_lock_release_refund_and_time_out() {
         .modules
         .push(escrow.expect("guardians would take it"));
     let federation = Fixture::found(options).await;
-    let buyer = federation.rich_wallet("buyer", 200_000).await;
+    let buyer = federation.rich_wallet("buyer", 200_200).await;
     let seller = federation.wallet("seller").await;
     let arbiter = federation.wallet("arbiter").await;
 

@@ -88,7 +88,7 @@ async fn a_guardian_is_ready_when_it_has_replayed_its_log_and_ends_politely() {
     let federation = Fixture::found(Options {
         environment: vec![
             ("MODMINTD_LOG_JSON".into(), "true".into()),
-            ("MODMINTD_LOG".into(), "info,modmint_host::api=debug".into()),
+            ("MODMINTD_LOG".into(), "info,modmint_rest=debug".into()),
         ],
         ..options
     })

@@ -532,7 +532,7 @@ fn killed_at_each_write_a_payment_is_made_once_and_its_preimage_is_known() {
         world.fate(1, Fate::Arrives(preimage(1)));
         gateway.pay(PAYER, request(1)).await.unwrap();
     };
-    let writes = killed_at_each_write(&pays, &pays, |world| assert_eq!(world.left(1), 1));
+    let writes = killed_at_each_write(pays, pays, |world| assert_eq!(world.left(1), 1));
     assert!(writes >= 2, "{writes}");
 }
 
@@ -554,7 +554,7 @@ fn killed_at_each_write_a_held_payment_is_bought_once_and_settled() {
         })
         .await;
     };
-    let writes = killed_at_each_write(&receives, &receives, |world| {
+    let writes = killed_at_each_write(receives, receives, |world| {
         let state = world.node.state.lock();
         let Some(row) = world.journal.incoming(hash(1)).unwrap() else {
             panic!("the invoice was made in the second life at the latest");
@@ -587,7 +587,7 @@ fn killed_at_each_write_a_swap_ends_the_same_on_both_sides() {
                 }
             }
         };
-        killed_at_each_write(&swaps, &swaps, |world| {
+        killed_at_each_write(swaps, swaps, |world| {
             let paid = world.journal.outgoing(hash(1)).unwrap().unwrap().state;
             let received = world.journal.incoming(hash(1)).unwrap().unwrap().state;
             let bought = world.federations.bought.lock()[&hash(1)];

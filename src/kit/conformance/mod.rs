@@ -251,7 +251,7 @@ struct Played {
 
 impl<'a> Ground<'a> {
     fn found(&self) -> Result<World<'a>> {
-        World::found(self.scenario, self.bundle, self.beside)
+        World::found(self.scenario, self.bundle, self.beside, false)
     }
 
     /// A world in which everything has been played.
@@ -267,7 +267,7 @@ impl<'a> Ground<'a> {
 
     fn plays(&self) -> Result<Played> {
         caught(|| {
-            let mut world = self.found()?;
+            let mut world = World::found(self.scenario, self.bundle, self.beside, true)?;
             let end = world.play(None)?;
             Ok(Played {
                 end,

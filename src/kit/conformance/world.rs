@@ -55,7 +55,7 @@ pub(super) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// Founds it.
+    /// Founds it; `record`: with consensus calls written down.
     ///
     /// # Errors
     /// The configuration fits no parameter.
@@ -63,6 +63,7 @@ impl<'a> World<'a> {
         scenario: &'a Scenario,
         bundle: &Arc<Bundle>,
         beside: &[Arc<Bundle>],
+        record: bool,
     ) -> Result<Self> {
         let cash = !bundle.has_ecash() && !beside.iter().any(|bundle| bundle.has_ecash());
         let guardians = usize::from(scenario.guardians);
@@ -74,7 +75,9 @@ impl<'a> World<'a> {
             // As components reckon it: they cannot be told that they are tested.
             federation.set_filter_bits(12);
         }
-        federation.record();
+        if record {
+            federation.record();
+        }
         let mut modules = BTreeMap::new();
         for other in beside {
             let kind = other.description().kind.clone();
@@ -112,11 +115,13 @@ impl<'a> World<'a> {
     pub(super) fn play(&mut self, death: Option<Death<'_>>) -> Result<End> {
         for (number, step) in (1..).zip(&self.scenario.steps) {
             let before = self.begun.len();
-            self.step(step, death)
-                .and_then(|()| self.settle(death))
-                .and_then(|()| self.ended(step, before))
-                .and_then(|()| self.look_at_the_books())
-                .with_context(|| format!("step {number}"))?;
+            let taken = caught(|| {
+                self.step(step, death)?;
+                self.settle(death)?;
+                self.ended(step, before)?;
+                self.look_at_the_books()
+            });
+            taken.with_context(|| format!("step {number}"))?;
         }
         Ok(self.end())
     }
