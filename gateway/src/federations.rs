@@ -296,8 +296,8 @@ impl WalletFederations {
         let arguments = [
             argument("invoice", Value::Text(text.to_owned())),
             argument("contract", Value::Bytes(contract.0.to_vec())),
-            argument("maximum_routing_fee", Value::Amount(Amount(fee))),
-            argument("minimum_fee", Value::Amount(Amount(fee))),
+            argument("maximum-routing-fee", Value::Amount(Amount(fee))),
+            argument("minimum-fee", Value::Amount(Amount(fee))),
         ];
         let begun = federation
             .start_once(
@@ -425,7 +425,7 @@ impl WalletFederations {
         loop {
             for federation in self.wallet.federations() {
                 if let Err(e) = self.look(&federation).await {
-                    tracing::debug!(federation = %federation.id(), "not now: {e:#}");
+                    tracing::warn!(federation = %federation.id(), "tried again soon: {e:#}");
                 }
             }
             tokio::time::sleep(LOOK).await;
@@ -466,13 +466,13 @@ impl WalletFederations {
         let number = |name, value| argument(name, Value::Number(value));
         let arguments = [
             argument("api", Value::Text(self.api_url.clone())),
-            argument("node_key", Value::Bytes(hex::decode(&node.node_key)?)),
+            argument("node-key", Value::Bytes(hex::decode(&node.node_key)?)),
             argument("alias", Value::Text(node.alias)),
-            number("pay_base_msat", terms.pay_base_msat),
-            number("pay_parts_per_million", terms.pay_parts_per_million),
-            number("receive_base_msat", terms.receive_base_msat),
-            number("receive_parts_per_million", terms.receive_parts_per_million),
-            number("lifetime_seconds", self.announce_lifetime_seconds),
+            number("pay-base-msat", terms.pay_base_msat),
+            number("pay-parts-per-million", terms.pay_parts_per_million),
+            number("receive-base-msat", terms.receive_base_msat),
+            number("receive-parts-per-million", terms.receive_parts_per_million),
+            number("lifetime-seconds", self.announce_lifetime_seconds),
         ];
         let begun = federation
             .start(
@@ -536,9 +536,9 @@ impl Federations for WalletFederations {
         let instance = federation.instance(LN).map_err(begin_error)?;
         let arguments = [
             argument("offer", Value::Bytes(order.offer.clone())),
-            argument("claim_deadline", Value::Number(order.claim_deadline.into())),
+            argument("claim-deadline", Value::Number(order.claim_deadline.into())),
             argument("received", Value::Amount(order.received)),
-            argument("minimum_fee", Value::Amount(order.minimum_fee)),
+            argument("minimum-fee", Value::Amount(order.minimum_fee)),
         ];
         federation
             .start_once(
