@@ -13,6 +13,9 @@ use crate::kit::{
     component::{Component, shapes},
 };
 
+/// So many answers in a row no machine needs; one that asks for ever is found out.
+const MOST_STEPS: u32 = 10_000;
+
 /// A wallet that is killed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Death<'a> {
@@ -194,8 +197,11 @@ impl<'a> World<'a> {
         for _ in 0..1000 {
             let mut moved = false;
             for wallet in self.wallets.values_mut() {
+                let mut steps = 0;
                 while wallet.step() {
                     moved = true;
+                    steps += 1;
+                    ensure!(steps < MOST_STEPS, "a wallet's machine never comes to rest");
                 }
                 if wallet.is_dead() {
                     if let Some(next) = death.and_then(|death| death.next) {
