@@ -44,6 +44,9 @@ use crate::{
 const FRESH_FOR_START: Duration = Duration::from_secs(10);
 /// …and when it goes on.
 const FRESH_FOR_STEP: Duration = Duration::from_secs(60);
+/// How long a spend waits for money that is on its way: change is there a moment
+/// behind the transaction that makes it, a lost connection or two may lie between.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pauses between tries of what failed for a cause of this machine's: first, and
 /// at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -477,14 +480,14 @@ impl Federation {
         let (action, arguments) = (action.to_owned(), arguments.to_vec());
         let operation = self
             .0
-            .call(move |executor| {
+            .spend(move |executor| {
                 // One that was begun meanwhile, by another call, stays.
                 match id.map(|id| executor.operation(&id)).transpose()?.flatten() {
                     Some(begun) => Ok(begun),
                     None => executor.start(instance, &action, &arguments, allowance, id),
                 }
             })
-            .await??;
+            .await?;
         Ok(self.0.show(&operation))
     }
 
@@ -548,8 +551,12 @@ impl Federation {
         allowance: Allowance,
     ) -> Result<OperationView, WalletError> {
         self.0.fresh(FRESH_FOR_START).await?;
-        self.on_operation(id, move |executor| executor.confirm(&id, allowance))
-            .await
+        self.prepare_for(id).await?;
+        let operation = self
+            .0
+            .spend(move |executor| executor.confirm(&id, allowance))
+            .await?;
+        Ok(self.0.show(&operation))
     }
 
     /// Says no to what an operation asks for.
@@ -777,6 +784,67 @@ impl Inner {
         answered.await.map_err(|_| WalletError::Closed)
     }
 
+    /// A job that may take money: done again while there is too little and more is
+    /// on its way.
+    async fn spend(
+        &self,
+        job: impl Fn(&mut Executor) -> Result<Operation, WalletError> + Clone + Send + 'static,
+    ) -> Result<Operation, WalletError> {
+        let mut changed = self.changed.subscribe();
+        let patience = tokio::time::sleep(CHANGE_PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            changed.mark_unchanged();
+            let job = job.clone();
+            let (done, more) = self
+                .call(move |executor| {
+                    let done = job(executor);
+                    let short = matches!(done, Err(WalletError::InsufficientFunds(_)));
+                    (done, short && executor.expects_money())
+                })
+                .await?;
+            if !more {
+                return done;
+            }
+            tokio::select! {
+                changed = changed.changed() => changed.map_err(|_| WalletError::Closed)?,
+                () = &mut patience => return done,
+            }
+        }
+    }
+
+    /// Brings a plan for which there was too little money to its transaction, or to
+    /// its refusal.
+    async fn plan_again(&self, operation: OperationId, machine: usize, generation: u64) {
+        let mut changed = self.changed.subscribe();
+        let patience = tokio::time::sleep(CHANGE_PATIENCE);
+        tokio::pin!(patience);
+        let mut last = false;
+        loop {
+            changed.mark_unchanged();
+            let planned = async {
+                self.prepare(self.ecash()).await?;
+                self.fresh(FRESH_FOR_STEP).await?;
+                self.call(move |executor| {
+                    executor.plan_again(&operation, machine, generation, last)
+                })
+                .await?
+            };
+            match planned.await {
+                Ok(true) | Err(WalletError::Closed) => return,
+                Ok(false) => {}
+                Err(e) => {
+                    tracing::warn!(%operation, "cannot go on now: {e}");
+                    tokio::time::sleep(RETRY.0).await;
+                }
+            }
+            tokio::select! {
+                told = changed.changed() => if told.is_err() { return },
+                () = &mut patience => last = true,
+            }
+        }
+    }
+
     fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
         self.config.instances.iter().map(|instance| instance.id)
     }
@@ -958,8 +1026,12 @@ impl Inner {
                     };
                     deliver(outcome, false).await
                 }
-                // A plan waits for its transaction's fate, never as an effect.
-                Want::Submit(_) => return,
+                // For money that is on its way; else a plan waits for its
+                // transaction's fate.
+                Want::Submit(_) => {
+                    self.plan_again(operation, machine, generation).await;
+                    return;
+                }
             };
             if taken {
                 return;
@@ -1182,6 +1254,47 @@ mod tests {
                 .values()
                 .all(|task| task.is_finished())
         );
+        federation.close().await;
+    }
+
+    #[tokio::test]
+    async fn spends_wait_for_change_that_is_on_its_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), honest(), honest()]).await;
+        let federation = open(directory.path(), &set);
+        let accept = |view: &OperationView| {
+            for fake in &set.fakes {
+                let mut fake = fake.lock();
+                fake.txid = view.transactions[0].txid;
+                fake.status = ACCEPTED;
+                fake.outcome = Some(vec![1]);
+            }
+        };
+        start(&federation, MINT, "issue", 1000).await;
+        let first = start(&federation, SHOP, "pay", 300).await;
+        assert_eq!(federation.balance().await.unwrap(), Amount::ZERO);
+        // One is refused nothing while its change is out, nor is one that comes to
+        // its price later.
+        let second = tokio::spawn({
+            let federation = federation.clone();
+            async move { start(&federation, SHOP, "pay", 300).await }
+        });
+        let third = start(&federation, SHOP, "ask", 100).await.operation;
+        set.until(|fake| !fake.submitted.is_empty()).await;
+        assert!(!second.is_finished());
+        accept(&first);
+        let asking = federation.wait(third, |view| view.status == OperationStatus::Asking);
+        // Whoever of the two comes first takes the note of 699; the other waits on.
+        let second = soon(second).await.unwrap();
+        assert_eq!(second.transactions.len(), 1);
+        accept(&second);
+        let asked = soon(asking).await.unwrap();
+        assert_eq!(asked.question.unwrap().total, Amount(101));
+        let done = federation.wait(second.operation, |view| {
+            view.status == OperationStatus::Done && !view.settling
+        });
+        soon(done).await.unwrap();
+        assert_eq!(federation.balance().await.unwrap(), Amount(398));
         federation.close().await;
     }
 

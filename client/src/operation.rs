@@ -354,6 +354,14 @@ impl Machine {
 const RESTING_SECONDS: u64 = 120;
 
 impl Operation {
+    /// Whether a transaction of its may bring money, or its change is being fetched.
+    pub(crate) fn brings_money(&self) -> bool {
+        self.transactions.iter().any(|transaction| {
+            let completer = usize::from(transaction.completer.machine);
+            transaction.fate.is_none() || self.machines.get(completer).is_some_and(Machine::runs)
+        })
+    }
+
     /// Whether nothing will happen to it any more.
     pub(crate) fn is_over(&self) -> bool {
         self.machines

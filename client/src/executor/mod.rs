@@ -318,6 +318,7 @@ impl Executor {
             overlay,
             operation,
             start: Some(allowance),
+            patient: true,
         };
         step.apply(0, transition)?;
         step.settle()?;
@@ -367,6 +368,7 @@ impl Executor {
             overlay,
             operation,
             start: None,
+            patient: true,
         };
         step.apply(0, transition)?;
         step.settle()?;
@@ -446,6 +448,55 @@ impl Executor {
         step.settle()?;
         step.commit()?;
         Ok(Delivered::Written)
+    }
+
+    /// Whether money is on its way, so that there may be more in a moment: in a
+    /// transaction that is not decided, or in the change of one that is. False also
+    /// where the disk does not tell.
+    pub(crate) fn expects_money(&self) -> bool {
+        let active = self.all_active().unwrap_or_default();
+        active.iter().any(Operation::brings_money)
+    }
+
+    /// Tries a plan again for which there was too little money. False if that is
+    /// still so; `last`: it is refused then.
+    pub(crate) fn plan_again(
+        &mut self,
+        id: &OperationId,
+        machine: usize,
+        generation: u64,
+        last: bool,
+    ) -> Result<bool, WalletError> {
+        let Some(mut step) = self.step(id)? else {
+            return Ok(true);
+        };
+        step.patient = !last;
+        let Some(waiting) = step.operation.machines.get_mut(machine) else {
+            return Ok(true);
+        };
+        let runs = waiting.runs();
+        let place = waiting
+            .effects
+            .iter()
+            .position(|pending| pending.generation == generation)
+            .filter(|_| runs);
+        let Some(Pending { id, wait, .. }) = place.map(|place| waiting.effects.remove(place))
+        else {
+            return Ok(true);
+        };
+        let Wait::Effect(Want::Submit(plan)) = wait else {
+            return Ok(true);
+        };
+        step.submit(machine, id, plan)?;
+        let still = |pending: &Pending| {
+            pending.id == id && matches!(pending.wait, Wait::Effect(Want::Submit(_)))
+        };
+        if step.operation.machines[machine].effects.iter().any(still) {
+            return Ok(false);
+        }
+        step.settle()?;
+        step.commit()?;
+        Ok(true)
     }
 
     /// Confirms what an operation asks for, up to `allowance`.
@@ -552,6 +603,7 @@ impl Executor {
             overlay,
             operation: freed,
             start: None,
+            patient: true,
         };
         step.settle()?;
         step.commit().map(Some)
@@ -567,6 +619,7 @@ impl Executor {
             overlay,
             operation,
             start: None,
+            patient: true,
         }))
     }
 }
@@ -604,6 +657,9 @@ struct Step<'a> {
     /// What whoever calls has confirmed: when an operation begins or a question
     /// is answered. A question or a lack of money is then the call's error.
     start: Option<Allowance>,
+    /// Whether a plan for which there is too little money may wait for some that is
+    /// on its way.
+    patient: bool,
 }
 
 impl Step<'_> {
@@ -763,6 +819,14 @@ impl Step<'_> {
             Ok(completed) => completed,
             Err(refusal) => {
                 self.overlay.restore(savepoint);
+                if self.start.is_none()
+                    && self.patient
+                    && refusal.code == NOT_ENOUGH_MONEY
+                    && self.executor.expects_money()
+                {
+                    self.wait(index, effect, Wait::Effect(Want::Submit(plan)));
+                    return Ok(());
+                }
                 return self.fail(index, effect, refusal);
             }
         };

@@ -630,6 +630,43 @@ fn more_than_there_is_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn a_plan_that_is_short_waits_for_change_and_is_refused_if_it_does_not_suffice() {
+    let mut bench = Bench::new(&[1000]);
+    let paid = bench.start(SHOP, "pay", 600, Allowance::Anything).unwrap();
+    let asks = bench.start(SHOP, "ask", 600, Allowance::Nothing).unwrap();
+    let price = asks.machines[0].effects[0].generation;
+    let answers = EffectResult::Answers(Vec::new());
+    let told = bench.executor().deliver(&asks.id, 0, price, answers, false);
+    assert_eq!(told.unwrap(), Delivered::Written);
+    let waiting = bench.executor().active(&asks.id).unwrap().unwrap();
+    let [pending] = &waiting.machines[0].effects[..] else {
+        panic!("{waiting:?}");
+    };
+    assert!(matches!(pending.wait, Wait::Effect(Want::Submit(_))));
+    let generation = pending.generation;
+    let again = |bench: &mut Bench, last| {
+        let executor = bench.executor();
+        executor.plan_again(&asks.id, 0, generation, last).unwrap()
+    };
+    assert!(!again(&mut bench, false));
+    assert_eq!(bench.executor().active(&asks.id).unwrap().unwrap(), waiting);
+    // The change is 399: that is not enough either.
+    let accepted = bench.executor().decided(&paid.id, 0, Fate::Accepted);
+    assert_eq!(accepted.unwrap(), Delivered::Written);
+    assert!(!again(&mut bench, false));
+    assert!(again(&mut bench, true));
+    let failed = bench.executor().operation(&asks.id).unwrap().unwrap();
+    let code = failed.machines[0]
+        .finished
+        .clone()
+        .unwrap()
+        .unwrap_err()
+        .code;
+    assert_eq!(code, NOT_ENOUGH_MONEY);
+    assert!(again(&mut bench, true), "nobody waits any more");
+}
+
+#[test]
 fn money_that_leaves_without_a_transaction_is_a_spend_too() {
     let mut bench = Bench::new(&[1000]);
     let error = bench
@@ -898,6 +935,10 @@ proptest! {
             }
             let (id, next) = all[usize::from(choice) % all.len()].clone();
             match next {
+                Next::Effect(machine, generation, Want::Submit(_)) => {
+                    let last = accept || all.len() == 1;
+                    bench.executor().plan_again(&id, machine, generation, last).unwrap();
+                }
                 Next::Effect(machine, generation, want) => {
                     let (outcome, goes_on) = answer(&want);
                     bench.executor().deliver(&id, machine, generation, outcome, goes_on).unwrap();
