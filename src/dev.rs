@@ -1,19 +1,24 @@
 //! `modmint dev`: a federation on this machine, to look at and to build against.
 
-use std::{io::stdout, path::PathBuf, time::Instant};
+use std::{io::stdout, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use futures::try_join;
 
 use crate::{
+    bitcoind::Bitcoind,
     federation::{Federation, Module, Options},
     kit::Setting,
+    lightning::Lightning,
     programs, tour,
     wallet::Wallet,
 };
 
 /// What a deposit may be, satoshi: less than the wallet module's least is not taken in.
 pub(crate) const DEPOSIT: std::ops::RangeFrom<u64> = 10_000..;
+/// What of the federation's e-cash the gateway begins with, satoshi.
+const GATEWAY_SAT: u64 = 500_000;
 
 /// A federation on a regtest bitcoind of its own. Everything ends with it.
 #[derive(Debug, Args)]
@@ -25,7 +30,7 @@ pub struct Dev {
     /// is deleted at the end.
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// A module beside mint and wallet: its component, or its folder, which is built;
+    /// A module beside mint, wallet and ln: its component, or its folder, which is built;
     /// as often as needed.
     #[arg(long = "module", value_name = "PATH")]
     pub modules: Vec<PathBuf>,
@@ -35,6 +40,9 @@ pub struct Dev {
     /// Make a wallet with so much e-cash, in the folder `wallet`.
     #[arg(long, value_name = "SATOSHI", value_parser = clap::value_parser!(u64).range(DEPOSIT))]
     pub wallet: Option<u64>,
+    /// Leave out the Lightning gateway and the node that it has a channel with.
+    #[arg(long)]
+    pub no_lightning: bool,
     /// Walk through what a federation does, with the time of each step.
     #[arg(long)]
     pub tour: bool,
@@ -78,10 +86,21 @@ impl Dev {
         if let Some(stray) = self.settings.iter().find(known) {
             bail!("--set {stray}: no module is of this kind; KIND.NAME=VALUE is expected");
         }
-        let up = Up::found(folder, options).await?;
-        if self.tour {
-            tour::walk(&up.federation, stdout()).await?;
-        }
+        let up = Up::found(folder, options, !self.no_lightning).await?;
+        let serving = async {
+            match &up.lightning {
+                Some(lightning) => lightning.serve(&up.federation, GATEWAY_SAT).await,
+                None => Ok(()),
+            }
+        };
+        let touring = async {
+            match self.tour {
+                true => tour::walk(&up.federation, up.lightning.as_ref(), stdout()).await,
+                false => Ok(()),
+            }
+        };
+        // The gateway is not waited for before it is needed.
+        try_join!(serving, touring)?;
         if let Some(satoshi) = self.wallet {
             up.rich_wallet(satoshi).await?;
         }
@@ -95,31 +114,58 @@ impl Dev {
             }
             std::future::pending::<()>().await;
         }
-        up.federation.stop().await
+        up.stop().await
     }
 }
 
 /// A federation that is up.
 pub(crate) struct Up {
-    pub(crate) federation: Federation,
+    // Before the federation: its processes end first.
+    lightning: Option<Lightning>,
+    federation: Federation,
 }
 
 impl Up {
-    /// Founds one and tells about it.
-    pub(crate) async fn found(folder: PathBuf, options: Options) -> Result<Self> {
+    /// Founds one and tells about it; with a gateway, which serves nobody yet, and a
+    /// node that it has a channel with, if they are wanted.
+    pub(crate) async fn found(folder: PathBuf, options: Options, lightning: bool) -> Result<Self> {
         let start = Instant::now();
         println!(
             "Founding a federation of {} guardians on a regtest bitcoind …",
             options.guardians
         );
-        let federation = Federation::found(&folder, options).await?;
+        let bitcoind = Arc::new(Bitcoind::start(&folder.join("bitcoind")).await?);
+        let founding = Federation::found_on(bitcoind.clone(), &folder, options);
+        let lightning = async {
+            match lightning {
+                true => Lightning::start(&folder.join("lightning"), &bitcoind)
+                    .await
+                    .map(Some),
+                false => Ok(None),
+            }
+        };
+        let (federation, lightning) = try_join!(founding, lightning)?;
         println!(
             "It is up after {:.1} s: {} must agree.\n",
             start.elapsed().as_secs_f64(),
             modmint_core::threshold(federation.size())
         );
         describe(&federation);
-        Ok(Self { federation })
+        if let Some(lightning) = &lightning {
+            describe_lightning(lightning);
+        }
+        Ok(Self {
+            lightning,
+            federation,
+        })
+    }
+
+    /// Ends everything as an operator would.
+    async fn stop(self) -> Result<()> {
+        if let Some(lightning) = &self.lightning {
+            lightning.stop().await?;
+        }
+        self.federation.stop().await
     }
 
     /// A wallet with money in it, and how to use it.
@@ -151,4 +197,14 @@ fn describe(federation: &Federation) {
         );
     }
     println!("  invite      {}\n", federation.invite);
+}
+
+fn describe_lightning(lightning: &Lightning) {
+    let Lightning { gateway, peer } = lightning;
+    println!("  gateway     {}", gateway.api_url());
+    println!("              key {}", gateway.key_file().display());
+    println!("              log {}", gateway.log_file().display());
+    println!("  peer        a Lightning node of somebody else's, a channel away");
+    println!("              is paid at {}", peer.lightning_address());
+    println!("              pays: curl -d <invoice> {}\n", peer.pays_at());
 }

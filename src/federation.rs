@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -106,7 +106,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Four guardians with the modules `mint` and `wallet`.
+    /// Four guardians with the modules `mint`, `wallet` and `ln`.
     ///
     /// # Errors
     /// A bundle has not been built.
@@ -116,7 +116,10 @@ impl Options {
             finality_depth: 1,
             session: SessionLimits::default(),
             base_fee: BaseFee::default(),
-            modules: vec![Module::built_in("mint")?, Module::built_in("wallet")?],
+            modules: ["mint", "wallet", "ln"]
+                .map(Module::built_in)
+                .into_iter()
+                .collect::<Result<_>>()?,
             environment: Vec::new(),
         })
     }
@@ -125,8 +128,8 @@ impl Options {
 /// A federation that runs. Dropped, its processes are killed.
 #[derive(Debug)]
 pub struct Federation {
-    /// Its bitcoind.
-    pub bitcoind: Bitcoind,
+    /// Its bitcoind, which others on this machine may use too.
+    pub bitcoind: Arc<Bitcoind>,
     /// In the order of their indices.
     pub guardians: Vec<Guardian>,
     /// What they were founded by.
@@ -151,7 +154,12 @@ impl Federation {
     ///
     /// # Errors
     /// As [`Self::found`].
-    pub async fn found_on(bitcoind: Bitcoind, folder: &Path, options: Options) -> Result<Self> {
+    pub async fn found_on(
+        bitcoind: impl Into<Arc<Bitcoind>>,
+        folder: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        let bitcoind = bitcoind.into();
         let set_up = |index| Guardian::set_up(folder, index, &options.environment);
         let guardians = try_join_all((0..options.guardians).map(set_up)).await?;
         let modules = options

@@ -1,8 +1,11 @@
 //! Lightning on this machine: a gateway, which is a process, and a node of somebody
-//! else's, which is in this one.
+//! else's, which is in this one and can be spoken to over HTTP (`counter`).
+
+mod counter;
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::{future::try_join_all, try_join};
 use modmint_core::{Hash32, config::Network, sha256};
 use modmint_gateway::{
     daemon,
@@ -29,9 +33,76 @@ use crate::{
 };
 
 /// How long a node, a channel or a payment may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// What a channel's capacity is, satoshi; half of it is the peer's.
 const CAPACITY: u64 = 2_000_000;
+
+/// A gateway, a node of somebody else's, and a channel between the two.
+#[derive(Debug)]
+pub struct Lightning {
+    /// The gateway.
+    pub gateway: Gateway,
+    /// The other node.
+    pub peer: Peer,
+}
+
+impl Lightning {
+    /// Starts both in `folder` and opens the channel. The gateway serves no federation
+    /// yet: this needs none, and can go on while one is founded.
+    ///
+    /// # Errors
+    /// A node or bitcoind fails, or it takes too long.
+    pub async fn start(folder: &Path, bitcoind: &Bitcoind) -> Result<Self> {
+        let (own, others) = (folder.join("gateway"), folder.join("peer"));
+        let gateway = async {
+            let set_up = tokio::task::spawn_blocking(move || Gateway::set_up(&own));
+            let gateway = set_up.await??;
+            gateway.start(bitcoind).await?;
+            Ok(gateway)
+        };
+        let (gateway, peer) = try_join!(gateway, Peer::start(&others, bitcoind))?;
+        channel(bitcoind, &gateway, &peer).await?;
+        Ok(Self { gateway, peer })
+    }
+
+    /// Has the gateway serve a federation, with so much of its e-cash; returns when
+    /// every guardian knows it.
+    ///
+    /// # Errors
+    /// The gateway, a guardian or bitcoind fails, or it takes too long.
+    pub async fn serve(&self, federation: &Federation, satoshi: u64) -> Result<()> {
+        fund(&self.gateway, federation, satoshi).await?;
+        self.announced(federation).await
+    }
+
+    /// Waits until every guardian knows the gateway, and so every user can find it.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn announced(&self, federation: &Federation) -> Result<()> {
+        wait_for("the gateway to be announced", PATIENCE, || async {
+            let running = federation.guardians.iter().filter(|g| g.is_running());
+            let known = try_join_all(running.map(|g| g.query("ln", "gateways"))).await?;
+            let url = self.gateway.api_url();
+            ensure!(
+                known.iter().all(|known| known.to_string().contains(&url)),
+                "guardians know {known:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends both.
+    ///
+    /// # Errors
+    /// The gateway does not end, or not with exit code 0.
+    pub async fn stop(&self) -> Result<()> {
+        self.gateway.stop().await?;
+        self.peer.stop().await;
+        Ok(())
+    }
+}
 
 /// A gateway: its folder and, while it runs, its process. Dropped, it is killed.
 #[derive(Debug)]
@@ -212,6 +283,7 @@ pub struct Peer {
     address: String,
     known: Arc<Mutex<Known>>,
     events: tokio::task::JoinHandle<()>,
+    counter: (SocketAddr, tokio::task::JoinHandle<()>),
 }
 
 #[derive(Debug, Default)]
@@ -251,11 +323,13 @@ impl Peer {
         let node = Arc::new(node);
         let known: Arc<Mutex<Known>> = Arc::default();
         let events = tokio::spawn(take_events(node.clone(), known.clone()));
+        let counter = counter::open(node.clone(), known.clone()).await?;
         Ok(Self {
             node,
             address,
             known,
             events,
+            counter,
         })
     }
 
@@ -269,15 +343,32 @@ impl Peer {
         format!("{}@{}", self.node.info().node_key, self.address)
     }
 
+    /// Its Lightning address, for whoever is on this machine.
+    pub fn lightning_address(&self) -> String {
+        format!("{}@{}", counter::NAME, self.counter.0)
+    }
+
+    /// The same as an LNURL.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn lnurl(&self) -> Result<String> {
+        let url = counter::terms_url(self.counter.0);
+        let prefix = bech32::Hrp::parse("lnurl")?;
+        Ok(bech32::encode::<bech32::Bech32>(prefix, url.as_bytes())?)
+    }
+
+    /// An invoice that is posted to this is paid.
+    pub fn pays_at(&self) -> String {
+        format!("http://{}{}", self.counter.0, counter::PAY)
+    }
+
     /// A new invoice of this node's.
     ///
     /// # Errors
     /// The node fails.
     pub async fn invoice(&self, msat: u64) -> Result<String> {
-        let preimage = Hash32(rand::random());
-        let hash = Hash32(sha256(&preimage.0));
-        self.lock().preimages.insert(hash, preimage);
-        Ok(self.node.invoice(hash, msat, "a peer's", 3600).await?)
+        invoice(&self.node, &self.known, msat).await
     }
 
     /// Whether an invoice of this node's has been paid.
@@ -314,20 +405,7 @@ impl Peer {
     /// # Errors
     /// It fails.
     pub async fn pay(&self, invoice: &str) -> Result<Hash32> {
-        self.begin_pay(invoice).await?;
-        let hash = Invoice::parse(invoice)
-            .map_err(anyhow::Error::msg)?
-            .payment_hash;
-        let sent = wait_for("a payment", PATIENCE, || async {
-            match self.node.sent(hash) {
-                Some(Sent::Pending) | None => bail!("it is under way"),
-                Some(over) => Ok(over),
-            }
-        });
-        match sent.await? {
-            Sent::Paid { preimage, .. } => Ok(preimage),
-            _ => bail!("the payment came back"),
-        }
+        pay(&self.node, invoice).await
     }
 
     /// Begins to pay, and returns at once.
@@ -335,17 +413,13 @@ impl Peer {
     /// # Errors
     /// There is no way.
     pub async fn begin_pay(&self, invoice: &str) -> Result<()> {
-        let order = PayOrder {
-            invoice: invoice.to_owned(),
-            maximum_fee_msat: 100_000,
-            latest_height: self.node.info().height + 1000,
-        };
-        Ok(self.node.pay(&order).await?)
+        begin_pay(&self.node, invoice).await
     }
 
     /// Ends it.
     pub async fn stop(&self) {
         self.events.abort();
+        self.counter.1.abort();
         self.node.stop().await;
     }
 
@@ -357,6 +431,44 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.events.abort();
+        self.counter.1.abort();
+    }
+}
+
+async fn invoice(node: &LdkNode, known: &Mutex<Known>, msat: u64) -> Result<String> {
+    let preimage = Hash32(rand::random());
+    let hash = Hash32(sha256(&preimage.0));
+    known
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .preimages
+        .insert(hash, preimage);
+    Ok(node.invoice(hash, msat, "a peer's", 3600).await?)
+}
+
+async fn begin_pay(node: &LdkNode, invoice: &str) -> Result<()> {
+    let order = PayOrder {
+        invoice: invoice.to_owned(),
+        maximum_fee_msat: 100_000,
+        latest_height: node.info().height + 1000,
+    };
+    Ok(node.pay(&order).await?)
+}
+
+async fn pay(node: &LdkNode, invoice: &str) -> Result<Hash32> {
+    begin_pay(node, invoice).await?;
+    let hash = Invoice::parse(invoice)
+        .map_err(anyhow::Error::msg)?
+        .payment_hash;
+    let sent = wait_for("a payment", PATIENCE, || async {
+        match node.sent(hash) {
+            Some(Sent::Pending) | None => bail!("it is under way"),
+            Some(over) => Ok(over),
+        }
+    });
+    match sent.await? {
+        Sent::Paid { preimage, .. } => Ok(preimage),
+        _ => bail!("the payment came back"),
     }
 }
 
@@ -390,17 +502,11 @@ async fn take_events(node: Arc<LdkNode>, known: Arc<Mutex<Known>>) {
     }
 }
 
-/// Has the gateway serve a federation, with so much of its e-cash; returns when users
-/// can find it.
+/// Has the gateway join a federation; returns when it has e-cash for so much.
 ///
 /// # Errors
 /// The gateway, a guardian or bitcoind fails, or it takes too long.
-pub async fn serve(
-    gateway: &Gateway,
-    federation: &Federation,
-    user: &Wallet,
-    satoshi: u64,
-) -> Result<()> {
+async fn fund(gateway: &Gateway, federation: &Federation, satoshi: u64) -> Result<()> {
     let joined = gateway
         .run(&["federation", "join", &federation.invite])
         .await?;
@@ -415,7 +521,21 @@ pub async fn serve(
         ensure!(held > 0, "it has none");
         Ok(())
     })
-    .await?;
+    .await
+}
+
+/// Has the gateway serve a federation, with so much of its e-cash; returns when `user`
+/// can find it.
+///
+/// # Errors
+/// The gateway, a guardian or bitcoind fails, or it takes too long.
+pub async fn serve(
+    gateway: &Gateway,
+    federation: &Federation,
+    user: &Wallet,
+    satoshi: u64,
+) -> Result<()> {
+    fund(gateway, federation, satoshi).await?;
     wait_for("the gateway to be announced", PATIENCE, || async {
         let known = user.run(&["ln", "gateways"]).await?;
         ensure!(known.to_string().contains(&gateway.api_url()), "{known}");

@@ -46,6 +46,10 @@ struct Bench {
     /// Measure guardians that have nothing to do instead.
     #[arg(long, conflicts_with_all = ["wallets", "notes", "invite"])]
     idle: bool,
+    /// Measure payments over Lightning instead, through a gateway with one channel: out,
+    /// in, and from wallet to wallet, each for so long.
+    #[arg(long, conflicts_with_all = ["notes", "invite", "idle"])]
+    lightning: bool,
     /// The figures as JSON.
     #[arg(long)]
     json: bool,
@@ -93,6 +97,10 @@ async fn measure(options: Bench) -> Result<()> {
     let tell = |what: &str| eprintln!("{what} …");
     if options.idle {
         return print(&bench::run_idle(time, tell).await?, options.json);
+    }
+    if options.lightning {
+        let report = bench::run_lightning(options.wallets.into(), time, tell).await?;
+        return print(&report, options.json);
     }
     let load = bench::Options {
         wallets: options.wallets.into(),

@@ -6,25 +6,37 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use modmint_core::rest::FederationResponse;
 use serde_json::{Value, json};
 
 use crate::{
     federation::Federation,
-    wallet::{Outcome, Wallet},
+    lightning::{Lightning, ecash},
+    wait_for,
+    wallet::{Outcome, Running, Wallet},
 };
 
 /// What is deposited.
 const DEPOSIT_SAT: u64 = 1_000_000;
 /// What is sent from wallet to wallet, each time.
 const SEND_SAT: u64 = 25_000;
+/// What is paid over Lightning, each time.
+const LIGHTNING_SAT: u64 = 20_000;
 /// What is withdrawn at the end.
 const WITHDRAW_SAT: u64 = 300_000;
+/// How long what goes on behind a step may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Walks through `federation`, telling `out` about it.
+/// Walks through `federation`, telling `out` about it, and through what a gateway does
+/// that is about to serve it.
 ///
 /// # Errors
 /// The first step that fails; those behind it are not tried.
-pub async fn walk(federation: &Federation, out: impl Write) -> Result<()> {
+pub async fn walk(
+    federation: &Federation,
+    lightning: Option<&Lightning>,
+    out: impl Write,
+) -> Result<()> {
     let mut tour = Tour { out, number: 0 };
     let folder = federation.folder().join("wallets");
     let join = |name: &str| {
@@ -98,6 +110,10 @@ pub async fn walk(federation: &Federation, out: impl Write) -> Result<()> {
     })
     .await?;
 
+    if let Some(lightning) = lightning {
+        walk_lightning(&mut tour, federation, lightning, &alice, &bob).await?;
+    }
+
     let victim = federation.size() - 1;
     let name = federation.guardians[victim].name();
     if federation.plan.peers.len() > 1 {
@@ -159,10 +175,144 @@ pub async fn walk(federation: &Federation, out: impl Write) -> Result<()> {
     tour.step(
         "The books: what the federation holds and what it owes",
         async {
-            let told = balanced(federation).await?;
-            Ok(((), told))
+            let even = || balanced(federation);
+            let told = wait_for("guardians to have the same books", PATIENCE, even).await?;
+            let held = all_notes_are_held(federation, lightning, [&alice, &bob, &mallory]).await?;
+            Ok((
+                (),
+                format!("{told}; {held} are what the wallets have together"),
+            ))
         },
     )
+    .await
+}
+
+/// Pays and is paid over Lightning.
+async fn walk_lightning(
+    tour: &mut Tour<impl Write>,
+    federation: &Federation,
+    lightning: &Lightning,
+    alice: &Wallet,
+    bob: &Wallet,
+) -> Result<()> {
+    let Lightning { gateway, peer } = lightning;
+    tour.step(
+        "A gateway serves them: a Lightning node, and a wallet as theirs",
+        async {
+            lightning.announced(federation).await?;
+            let channels = gateway.run(&["channel", "list"]).await?;
+            let capacity = channels[0]["capacity_sat"].as_u64();
+            Ok((
+                (),
+                format!(
+                    "{} of e-cash, and a channel of {} sat to a node of somebody else's",
+                    sat(gateways(federation, lightning).await?),
+                    capacity.context("it has no channel")?
+                ),
+            ))
+        },
+    )
+    .await?;
+
+    tour.step("Alice pays an invoice of that node from e-cash", async {
+        let before = alice.balance().await?;
+        let invoice = peer.invoice(LIGHTNING_SAT * 1000).await?;
+        let paid = alice.run(&["ln", "pay", &invoice]).await?;
+        let preimage = find(&paid, "preimage").context("she has no preimage")?;
+        wait_for("the payee to have it", PATIENCE, || async {
+            ensure!(peer.is_paid(&invoice), "it has not");
+            Ok(())
+        })
+        .await?;
+        Ok((
+            (),
+            format!(
+                "{LIGHTNING_SAT} sat for {} of hers; her receipt is {}…",
+                sat(before.saturating_sub(alice.balance().await?)),
+                &preimage[..8]
+            ),
+        ))
+    })
+    .await?;
+
+    tour.step("The node pays an invoice of Bob's, into e-cash", async {
+        let before = bob.balance().await?;
+        let (waiting, invoice) = invoice(bob, LIGHTNING_SAT).await?;
+        peer.pay(&invoice).await?;
+        waiting.end().await?.succeeded()?;
+        let brought = bob.balance().await?.saturating_sub(before);
+        ensure!(brought > 0, "Bob has not got anything");
+        Ok(((), format!("{LIGHTNING_SAT} sat, {} for Bob", sat(brought))))
+    })
+    .await?;
+
+    tour.step(
+        "Bob pays an invoice of Alice's: the gateway swaps, Lightning is not needed",
+        async {
+            let amount = LIGHTNING_SAT / 4;
+            let (waiting, invoice) = invoice(alice, amount).await?;
+            bob.run(&["ln", "pay", &invoice]).await?;
+            waiting.end().await?.succeeded()?;
+            let log = gateway.run(&["payments", "--limit", "1"]).await?;
+            ensure!(
+                log["items"][0]["swap"] == true,
+                "the gateway says that it was no swap: {log}"
+            );
+            let solvency = gateway.run(&["solvency"]).await?;
+            ensure!(solvency["status"] == "ok", "the gateway misses {solvency}");
+            Ok((
+                (),
+                format!("{amount} sat; the gateway misses nothing of its own"),
+            ))
+        },
+    )
+    .await
+}
+
+/// An invoice of a wallet's, and the command that waits for it.
+///
+/// # Errors
+/// The wallet fails, or no gateway gives one.
+pub async fn invoice(wallet: &Wallet, satoshi: u64) -> Result<(Running, String)> {
+    let mut waiting = wallet.begin(&["ln", "invoice", &format!("{satoshi} sat")], &[])?;
+    let invoice = waiting
+        .progress(|line| line["details"]["invoice"].as_str().map(str::to_owned))
+        .await
+        .context("there is no invoice")?;
+    Ok((waiting, invoice))
+}
+
+/// What the gateway has of the federation's e-cash, millisatoshi.
+async fn gateways(federation: &Federation, lightning: &Lightning) -> Result<u64> {
+    let response: FederationResponse = federation.guardians[0].get("/v1/federation").await?;
+    ecash(&lightning.gateway, &response.id.to_string()).await
+}
+
+/// Waits until all notes that guardians have issued are in these wallets and in the
+/// gateway's, and says how much that is: none are missing, and none are too many.
+async fn all_notes_are_held(
+    federation: &Federation,
+    lightning: Option<&Lightning>,
+    wallets: [&Wallet; 3],
+) -> Result<String> {
+    wait_for("the notes that were issued", PATIENCE, || async {
+        let mut held = 0;
+        for wallet in wallets {
+            held += wallet.balance().await?;
+        }
+        if let Some(lightning) = lightning {
+            held += gateways(federation, lightning).await?;
+        }
+        let audit = federation.guardians[0].audit().await?;
+        let mint = audit.instances.iter().find(|i| i.kind == "mint");
+        let lines = mint.into_iter().flat_map(|mint| &mint.lines);
+        let issued: i64 = -lines.map(|line| line.msat).sum::<i64>();
+        ensure!(
+            u64::try_from(issued).is_ok_and(|issued| issued == held),
+            "{issued} msat were issued, {held} msat are held"
+        );
+        Ok(format!("{held} msat"))
+    })
     .await
 }
 

@@ -91,3 +91,20 @@ fn guardians_that_have_nothing_to_do_are_measured_too() {
         assert!(number(&report, &format!("/{field}")) >= 0.0);
     }
 }
+
+#[test]
+fn payments_over_lightning_are_measured_by_kind() {
+    let report = bench(&["--lightning", "--wallets", "2", "--seconds", "3"]);
+    assert_eq!(
+        fields(&report),
+        ["gateway_rss_mb", "pay", "receive", "swap"]
+    );
+    assert!(number(&report, "/gateway_rss_mb") > 1.0);
+    for kind in ["pay", "receive", "swap"] {
+        let of = |field: &str| number(&report, &format!("/{kind}/{field}"));
+        assert!(of("payments_per_second") > 0.0, "{report}");
+        assert!(of("gateway_cpu_ms_per_payment") > 0.0, "{report}");
+        let (p50, p95) = (of("latency_ms/p50"), of("latency_ms/p95"));
+        assert!(0.0 < p50 && p50 <= p95, "{report}");
+    }
+}

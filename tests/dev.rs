@@ -36,7 +36,7 @@ fn the_tour_succeeds_and_leaves_no_process_behind() {
         );
     }
     assert_eq!(processes_of(folder.path()), Vec::<String>::new());
-    for word in ["refused", "killed", "state root", "net"] {
+    for word in ["refused", "receipt", "swaps", "killed", "state root", "net"] {
         assert!(told.contains(word), "the tour never says {word:?}");
     }
 }

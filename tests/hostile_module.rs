@@ -21,7 +21,7 @@ use modmint_hostile::{Input as HostileInput, Misdeed, Output as HostileOutput};
 use reqwest::Client;
 
 const MINT: InstanceId = InstanceId(0);
-const HOSTILE: InstanceId = InstanceId(2);
+const HOSTILE: InstanceId = InstanceId(3);
 
 async fn federation_with_a_hostile_module(session: SessionLimits) -> Fixture {
     let mut options = Options::standard().expect("scripts/test builds the bundles");

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use common::{Fixture, until};
 use modmint::{
-    federation::{Module, Options},
     lightning::{self, Gateway, Peer},
     tour::{balanced, refused},
     wallet::Wallet,
@@ -29,9 +28,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let mut options = Options::standard().expect("scripts/test builds the bundles");
-        options.modules.push(Module::built_in("ln").expect("built"));
-        let federation = Fixture::found(options).await;
+        let federation = Fixture::standard().await;
         let folder = federation.folder();
         let gateway = Gateway::set_up(&folder.join("gateway")).expect("it is made");
         gateway

@@ -16,7 +16,7 @@
 //! - `join`: from an invite to bundles that can be trusted; [`Wallet`]: all of it
 //! - [`Services`]: what a program around the wallet does for modules, a gateway's
 //!   Lightning for example
-//! - [`WalletClient`], [`MintClient`]: typed conveniences for the stock modules
+//! - [`WalletClient`], [`MintClient`], [`LnClient`]: typed conveniences for the stock modules
 //!
 //! What a module's bytes mean is not known here, nor is anything of consensus
 //! beyond what a wallet can check: hashes, signatures, equal answers.
@@ -44,5 +44,7 @@ pub use operation::{
     Fate, OperationId, OperationStatus, OperationView, QuoteFee, SpendQuote, TransactionView,
 };
 pub use service::{Services, no_such_service};
-pub use typed::{Deposit, MintClient, Sent, WalletClient};
+pub use typed::{
+    Deposit, GatewayView, Invoiced, LnClient, MintClient, Paid, Quoted, Sent, WalletClient,
+};
 pub use wallet::Wallet;

@@ -30,13 +30,50 @@ const LARGEST: u32 = 20;
 const FILLING: u64 = 20_000_000;
 
 /// A wallet in the federation.
-struct Member {
+pub(super) struct Member {
     wallet: Wallet,
-    joined: Joined,
+    pub(super) joined: Joined,
     mint: MintClient,
 }
 
 impl Member {
+    /// So many wallets in `folder`, each with so much, msat, from one deposit, which is
+    /// paid by the federation's bitcoind if it is here, and by whoever is told otherwise.
+    pub(super) async fn rich(
+        folder: &Path,
+        invite: &str,
+        own: Option<&Federation>,
+        (wallets, filling): (usize, u64),
+        tell: &mut impl FnMut(&str),
+    ) -> Result<Vec<Self>> {
+        let invite: Invite = invite.parse().context("this is no invite")?;
+        let funder = Wallet::open(&folder.join("funder"))?;
+        let mut members = Vec::new();
+        for number in 0..wallets {
+            let wallet = funder.open_beside(&folder.join(number.to_string()))?;
+            members.push(wallet);
+        }
+        let funder = Self::join(funder, &invite).await?;
+        let join = |wallet| Self::join(wallet, &invite);
+        let members = try_join_all(members.into_iter().map(join)).await?;
+
+        // Notes come to a few msat less than what was paid.
+        let satoshi = (filling * members.len() as u64).div_ceil(1000) + 1000;
+        deposit(&funder, satoshi, own, tell).await?;
+        let mut filled = Vec::new();
+        for member in &members {
+            let sent = funder
+                .mint
+                .send(Amount(filling), Allowance::Anything)
+                .await?;
+            let fill = async move { member.mint.receive(&sent.notes).await };
+            filled.push(fill);
+        }
+        try_join_all(filled).await?;
+        funder.close().await;
+        Ok(members)
+    }
+
     async fn join(wallet: Wallet, invite: &Invite) -> Result<Self> {
         wallet.init(None)?;
         let joined = wallet.join(invite).await?;
@@ -48,7 +85,7 @@ impl Member {
         })
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         drop((self.joined, self.mint));
         self.wallet.close().await;
     }
@@ -73,8 +110,7 @@ struct Exchange {
 }
 
 impl Load {
-    /// Makes the wallets in `folder` and fills them from one deposit, which is paid
-    /// by the federation's bitcoind if it is here, and by whoever is told otherwise.
+    /// Makes the wallets in `folder` and fills them, see [`Member::rich`].
     pub(super) async fn prepare(
         folder: &Path,
         invite: &str,
@@ -82,31 +118,7 @@ impl Load {
         options: &Options,
         tell: &mut impl FnMut(&str),
     ) -> Result<Self> {
-        let invite: Invite = invite.parse().context("this is no invite")?;
-        let funder = Wallet::open(&folder.join("funder"))?;
-        let mut members = Vec::new();
-        for number in 0..options.wallets {
-            let wallet = funder.open_beside(&folder.join(number.to_string()))?;
-            members.push(wallet);
-        }
-        let funder = Member::join(funder, &invite).await?;
-        let join = |wallet| Member::join(wallet, &invite);
-        let members = try_join_all(members.into_iter().map(join)).await?;
-
-        // Notes come to a few msat less than what was paid.
-        let satoshi = (FILLING * members.len() as u64).div_ceil(1000) + 1000;
-        deposit(&funder, satoshi, own, tell).await?;
-        let mut filling = Vec::new();
-        for member in &members {
-            let sent = funder
-                .mint
-                .send(Amount(FILLING), Allowance::Anything)
-                .await?;
-            let fill = async move { member.mint.receive(&sent.notes).await };
-            filling.push(fill);
-        }
-        try_join_all(filling).await?;
-        funder.close().await;
+        let members = Member::rich(folder, invite, own, (options.wallets, FILLING), tell).await?;
         let smallest = LARGEST + 1 - options.notes;
         let amount = (smallest..=LARGEST).map(|exponent| 1 << exponent).sum();
         Ok(Self {

@@ -85,6 +85,15 @@ impl Used {
     }
 }
 
+/// Seconds of processor time since a process' start, and its resident memory, bytes.
+pub(super) fn of_process(process: u32) -> Result<(f64, f64)> {
+    Ok((cpu_seconds(process)?, resident(process)?))
+}
+
+fn resident(process: u32) -> Result<f64> {
+    Ok(line_of(process, "status", "VmRSS:")? * 1024.0)
+}
+
 async fn of_guardian(guardian: &Guardian) -> Result<Used> {
     let process = guardian
         .process_id()
@@ -92,7 +101,7 @@ async fn of_guardian(guardian: &Guardian) -> Result<Used> {
     let metrics = guardian.metrics().await?;
     Ok(Used {
         cpu: cpu_seconds(process)?,
-        resident: line_of(process, "status", "VmRSS:")? * 1024.0,
+        resident: resident(process)?,
         written: line_of(process, "io", "write_bytes:")?,
         grown: bytes_in(&guardian.data_folder())?,
         p2p_sent: sum_of(&metrics, "modmint_p2p_sent_bytes_total")?,

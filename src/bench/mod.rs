@@ -3,8 +3,10 @@
 //! Wallets of this process, as [`modmint_client`] makes them, hand notes out and
 //! take them in again without pause (`load`). Before and behind that the machine
 //! is asked what everybody has used, and the guardians what they have counted
-//! (`meters`). Nothing here judges the figures.
+//! (`meters`). Nothing here judges the figures. `lightning` has them pay and be paid
+//! through a gateway instead.
 
+mod lightning;
 mod load;
 mod meters;
 
@@ -21,6 +23,7 @@ use crate::{
     federation::{Federation, Options as FederationOptions},
     tour,
 };
+pub use lightning::{Kind, LightningReport, run as run_lightning};
 use load::Load;
 use meters::{Meters, Used};
 
@@ -78,6 +81,21 @@ pub struct Latency {
     pub p95: f64,
     /// 99 of 100 took no longer.
     pub p99: f64,
+}
+
+impl Latency {
+    /// Of some, ascending; there is one at least.
+    fn of(latencies: &[Duration]) -> Self {
+        let percentile = |percent: usize| {
+            let place = (latencies.len() * percent).div_ceil(100).max(1) - 1;
+            latencies[place].as_secs_f64() * 1000.0
+        };
+        Self {
+            p50: percentile(50),
+            p95: percentile(95),
+            p99: percentile(99),
+        }
+    }
 }
 
 /// Seconds of one core.
@@ -222,21 +240,13 @@ fn report(
         let sum: f64 = guardians.iter().map(figure).sum();
         (!guardians.is_empty()).then(|| sum / guardians.len() as f64)
     };
-    let percentile = |percent: usize| {
-        let place = (latencies.len() * percent).div_ceil(100).max(1) - 1;
-        latencies[place].as_secs_f64() * 1000.0
-    };
     let epochs = mean(|used| used.epochs);
     let modules = mean(|used| used.modules);
     Report {
         transactions_per_second: per_second,
         notes_in_per_second: per_second * f64::from(options.notes),
         notes_out_per_second: per_second * f64::from(options.notes),
-        latency_ms: Latency {
-            p50: percentile(50),
-            p95: percentile(95),
-            p99: percentile(99),
-        },
+        latency_ms: Latency::of(latencies),
         cpu_seconds: CpuSeconds {
             guardians: guardians.iter().map(|used| used.cpu).collect(),
             wallets: used.wallets,

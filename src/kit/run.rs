@@ -65,7 +65,7 @@ impl Run {
                     let bundle = folder.path().join("module.wasm");
                     std::fs::write(&bundle, &bytes)?;
                     options.modules.push(Module { bundle, ..module });
-                    let up = Up::found(folder.path().to_owned(), options).await?;
+                    let up = Up::found(folder.path().to_owned(), options, false).await?;
                     up.rich_wallet(self.wallet).await?;
                     println!(
                         "\nIt stays up until Ctrl-C, and starts anew when the module changes."

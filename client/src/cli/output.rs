@@ -12,6 +12,7 @@ use modmint_client::{
     guardians::FederationView,
 };
 use modmint_core::Amount;
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::{Value, json};
 
 use crate::{Manner, exit::Exit};
@@ -156,6 +157,28 @@ pub fn describe_quote(quote: &SpendQuote) -> String {
     text
 }
 
+/// The detail whose text is for somebody else's camera: whatever module it is of.
+const SCAN: &str = "scan";
+/// Black on white whatever the terminal's colours are, and back to these.
+const INK: [&str; 2] = ["\x1b[38;5;16;48;5;231m", "\x1b[0m"];
+
+/// What there is to be scanned as a drawing, with a line's end at the end; empty if
+/// there is nothing, or more than a code can hold.
+fn drawing(view: &OperationView) -> String {
+    let details = view.details.as_ref();
+    let text = details.and_then(|details| details.get(SCAN)?.as_str());
+    let code = text.and_then(|text| QrCode::with_error_correction_level(text, EcLevel::L).ok());
+    let Some(code) = code else {
+        return String::new();
+    };
+    let drawn = code.render::<Dense1x2>().build();
+    let [ink, end] = INK;
+    drawn
+        .lines()
+        .map(|line| format!("{ink}{line}{end}\n"))
+        .collect()
+}
+
 fn describe(view: &OperationView) -> String {
     let mut text = String::new();
     let _ = writeln!(
@@ -168,8 +191,9 @@ fn describe(view: &OperationView) -> String {
     if let Some(message) = &view.message {
         let _ = writeln!(text, "{}", clean(message));
     }
+    text.push_str(&drawing(view));
     if let Some(Value::Object(details)) = &view.details {
-        for (name, value) in details {
+        for (name, value) in details.iter().filter(|(name, _)| *name != SCAN) {
             let value = match value {
                 Value::String(value) => value.clone(),
                 value => value.to_string(),
@@ -262,12 +286,14 @@ pub struct Report<'a> {
     pub output: &'a Output,
     spinner: ProgressBar,
     shown: Option<Value>,
+    /// What is to be scanned is drawn while it is waited for; else with the result.
+    draws: bool,
     /// Somebody can be asked.
     pub interactive: bool,
 }
 
 impl<'a> Report<'a> {
-    pub fn new(output: &'a Output, _manner: &Manner) -> Self {
+    pub fn new(output: &'a Output, manner: &Manner) -> Self {
         let terminal = std::io::stderr().is_terminal() && std::io::stdin().is_terminal();
         let target = if output.is_json() {
             ProgressDrawTarget::hidden()
@@ -282,6 +308,7 @@ impl<'a> Report<'a> {
             output,
             spinner,
             shown: None,
+            draws: !manner.detach,
             interactive: terminal && !output.is_json(),
         }
     }
@@ -307,6 +334,9 @@ impl<'a> Report<'a> {
             let text = clean(message);
             if self.shown.as_ref().map(|shown| &shown["message"]) != Some(&line["message"]) {
                 self.spinner.println(&text);
+                if self.draws {
+                    self.spinner.println(drawing(view));
+                }
             }
             self.spinner
                 .set_message(clean(view.stage.as_deref().unwrap_or_default()));

@@ -308,12 +308,18 @@ fn invited(
         gateway: quoted.name,
         expires: invoice.expires,
     };
-    let details = receive.details(&offer, &shown);
+    let mut details = receive.details(&offer, &shown);
+    if let Json::Object(details) = &mut details {
+        // Capitals make a smaller code.
+        let scan = format!("lightning:{}", shown.invoice).to_ascii_uppercase();
+        details.push(("scan".into(), scan.into()));
+    }
     let message = format!(
-        "{} arrive when this is paid; {} keeps {}",
+        "{} arrive when this is paid, {} keeps {}: {}",
         Amount(offer.amount),
         shown.gateway,
-        Amount(shown.fee)
+        Amount(shown.fee),
+        shown.invoice
     );
     wait(receive, offer, shown).progress("waiting", message, details)
 }

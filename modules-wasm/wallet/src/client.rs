@@ -213,7 +213,11 @@ fn search(number: u64, from: u32) -> Transition<State> {
             return look(number, 0, false, 1).progress(
                 "waiting",
                 format!("pay at least {minimum} to {}", text(&address)),
-                object! { "address" => text(&address), "minimum_msat" => minimum },
+                object! {
+                    "address" => text(&address),
+                    "minimum_msat" => minimum,
+                    "scan" => format!("bitcoin:{}", text(&address)).to_ascii_uppercase(),
+                },
             );
         }
     }
