@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -125,8 +125,8 @@ impl Options {
 /// A federation that runs. Dropped, its processes are killed.
 #[derive(Debug)]
 pub struct Federation {
-    /// Its bitcoind.
-    pub bitcoind: Bitcoind,
+    /// Its bitcoind; others may be on it too.
+    pub bitcoind: Arc<Bitcoind>,
     /// In the order of their indices.
     pub guardians: Vec<Guardian>,
     /// What they were founded by.
@@ -151,7 +151,12 @@ impl Federation {
     ///
     /// # Errors
     /// As [`Self::found`].
-    pub async fn found_on(bitcoind: Bitcoind, folder: &Path, options: Options) -> Result<Self> {
+    pub async fn found_on(
+        bitcoind: impl Into<Arc<Bitcoind>>,
+        folder: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        let bitcoind = bitcoind.into();
         let set_up = |index| Guardian::set_up(folder, index, &options.environment);
         let guardians = try_join_all((0..options.guardians).map(set_up)).await?;
         let modules = options
