@@ -520,6 +520,28 @@ impl Federation {
             .collect())
     }
 
+    /// All operations that are not over, oldest first.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn unfinished(&self) -> Result<Vec<OperationView>, WalletError> {
+        let found = self.0.call(|executor| executor.all_active()).await??;
+        Ok(found
+            .iter()
+            .map(|operation| self.0.show(operation))
+            .collect())
+    }
+
+    /// Forgets an operation that is over: for programs whose operations strangers
+    /// begin. Under its id another may begin ([`Self::start_once`]). What is not there
+    /// is forgotten already.
+    ///
+    /// # Errors
+    /// It goes on, or the disk fails.
+    pub async fn forget(&self, id: OperationId) -> Result<(), WalletError> {
+        self.0.call(move |executor| executor.forget(&id)).await?
+    }
+
     /// Waits until `enough` of an operation has happened. `enough` sees each
     /// state at least once, the present one first.
     ///

@@ -7,7 +7,10 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use modmint_core::{FederationId, config::Invite};
+use modmint_core::{
+    FederationId, Refusal,
+    config::{Invite, Network},
+};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
@@ -38,6 +41,7 @@ pub struct Wallet {
     federations: Mutex<BTreeMap<FederationId, Federation>>,
     /// Two joins of one federation at once would make two of it.
     joining: tokio::sync::Mutex<()>,
+    network: OnceLock<Network>,
 }
 
 impl std::fmt::Debug for Wallet {
@@ -79,6 +83,7 @@ impl Wallet {
             services: Offered::default(),
             federations: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
+            network: OnceLock::new(),
         };
         if let Some(seed) = Seed::load(&wallet.seed_file())? {
             wallet.seed.get_or_init(|| Arc::new(seed));
@@ -95,6 +100,12 @@ impl Wallet {
     /// [`Self::resume`], once: what was offered first stays.
     pub fn offer(&self, services: Arc<dyn Services>) {
         self.services.get_or_init(|| services);
+    }
+
+    /// Has the wallet join federations of this chain alone: for programs whose other
+    /// money is there. Without it any chain will do.
+    pub fn keep_to(&self, network: Network) {
+        self.network.get_or_init(|| network);
     }
 
     fn seed_file(&self) -> PathBuf {
@@ -196,6 +207,13 @@ impl Wallet {
     /// Fetches and verifies all of a federation.
     async fn fetch(&self, invite: &Invite) -> Result<Record, WalletError> {
         let verified = fetch_config(invite).await?;
+        let network = verified.config.network;
+        if let Some(ours) = self.network.get().filter(|ours| **ours != network) {
+            return Err(WalletError::Refused(Refusal::new(
+                "wrong-network",
+                format!("the federation is on {network}; one on {ours} is expected"),
+            )));
+        }
         let guardians = Guardians::new(&verified.config)?;
         // By value: a future over borrowed instances could not move between threads.
         let bundles: Vec<_> = verified.config.instances.iter().map(|i| i.bundle).collect();

@@ -205,6 +205,8 @@ pub async fn run(setup: RunSetup) -> Result<()> {
     let data_dir = setup.data_dir;
     let config = data_dir.read_config()?;
     let wallet = Wallet::open(&data_dir.wallet())?;
+    // E-cash of a federation stands for the node's bitcoin.
+    wallet.keep_to(config.network);
     let secret = wallet.secret_for(NODE_SECRET).with_context(|| {
         format!(
             "the seed in {} is missing: it is not made anew, because it may hold money",

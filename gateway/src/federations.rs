@@ -4,7 +4,7 @@
 //! confirmed is confirmed here, within limits: never more than a payment brings, and
 //! little for anything else.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -15,6 +15,8 @@ use modmint_client::{
 use modmint_core::{
     Amount, Argument, FederationId, Hash32, Refusal, Value, config::Invite, tagged_hash,
 };
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     gateway::CLAIM_MARGIN,
@@ -31,6 +33,12 @@ const INCIDENTALS: Amount = Amount(100_000);
 const ANNOUNCE_AGAIN_SECONDS: u64 = 300;
 /// How often it is looked what is to be done.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long a federation may take to be told of the gateway, before others' turns come
+/// again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// So many payments out are under way in a federation at most. Whoever asks for one may
+/// name a contract that is not there; it counts until guardians have been asked.
+const MOST_PAYMENTS: usize = 500;
 
 /// A preimage that a federation is to sell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +63,9 @@ pub enum BeginError {
     /// It will not be: the module or the balance says no.
     #[error("{0}")]
     Refused(Refusal),
+    /// There is too much under way; the asker is to come again.
+    #[error("{MOST_PAYMENTS} payments are under way in this federation, which is the most")]
+    Busy,
     /// It is tried again.
     #[error("{0:#}")]
     Trouble(anyhow::Error),
@@ -96,6 +107,20 @@ pub trait Federations: Send + Sync + 'static {
     async fn received(&self, order: &ReceiveOrder) -> anyhow::Result<Result<(), Refusal>>;
 }
 
+/// Whether an operation has failed before it did anything that others could see.
+fn came_to_nothing(view: &OperationView) -> bool {
+    view.status == OperationStatus::Failed && view.transactions.is_empty()
+}
+
+/// An operation is seen to for as long as this is there.
+struct SeenTo(Arc<WalletFederations>, (FederationId, OperationId));
+
+impl Drop for SeenTo {
+    fn drop(&mut self) {
+        self.0.seen_to.lock().remove(&self.1);
+    }
+}
+
 /// [`Federations`] of a wallet.
 pub struct WalletFederations {
     wallet: Wallet,
@@ -104,6 +129,45 @@ pub struct WalletFederations {
     /// Where users reach the gateway.
     api_url: String,
     announce_lifetime_seconds: u64,
+    /// Operations that somebody sees to.
+    seen_to: Mutex<HashSet<(FederationId, OperationId)>>,
+}
+
+/// What is the gateway's in a federation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Left {
+    /// E-cash that can be spent.
+    pub balance_msat: u64,
+    /// Payments out that are not over, and contracts that are being claimed.
+    pub payments_out: usize,
+    /// Payments in that are not over, and preimages that are being bought.
+    pub payments_in: usize,
+    /// Withdrawals that are on their way.
+    pub withdrawals: usize,
+    /// Invoices that somebody may still pay; they go back once the federation is left.
+    pub invoices: usize,
+}
+
+impl Left {
+    /// Whether nothing is lost or broken off by leaving: less than a satoshi cannot be
+    /// withdrawn.
+    pub const fn is_nothing(&self) -> bool {
+        self.balance_msat < 1000
+            && self.payments_out == 0
+            && self.payments_in == 0
+            && self.withdrawals == 0
+            && self.invoices == 0
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} msat of e-cash, {} payments out, {} payments in and {} withdrawals under way, {} invoices that may be paid",
+            self.balance_msat, self.payments_out, self.payments_in, self.withdrawals, self.invoices
+        )
+    }
 }
 
 fn argument(name: &str, value: Value) -> Argument {
@@ -124,9 +188,8 @@ fn receive_id(order: &ReceiveOrder) -> OperationId {
     id_of("modmint/gateway/receive", &parts)
 }
 
-fn pay_id(federation: &FederationId, contract: Hash32, attempt: u32) -> OperationId {
-    let attempt = attempt.to_be_bytes();
-    let parts: [&[u8]; 3] = [&federation.0, &contract.0, &attempt];
+fn pay_id(federation: &FederationId, contract: Hash32) -> OperationId {
+    let parts: [&[u8]; 2] = [&federation.0, &contract.0];
     id_of("modmint/gateway/pay", &parts)
 }
 
@@ -163,6 +226,7 @@ impl WalletFederations {
             node,
             api_url,
             announce_lifetime_seconds,
+            seen_to: Mutex::default(),
         }
     }
 
@@ -256,8 +320,8 @@ impl WalletFederations {
         })
     }
 
-    /// Serves a federation no longer. Its e-cash stays in the wallet, and what is under
-    /// way goes on.
+    /// Serves a federation no longer: nothing new is begun, what is under way goes on.
+    /// Its e-cash stays in the wallet, and joining again brings it back.
     ///
     /// # Errors
     /// It was never joined, or the disk fails.
@@ -265,9 +329,34 @@ impl WalletFederations {
         self.change(federation, |row| row.active = false)
     }
 
-    /// Has the module find the contract that pays an invoice, pay it, and claim. The
-    /// same contract is asked for once, and again only if the former try never came to
-    /// pay.
+    /// What is the gateway's in a federation.
+    ///
+    /// # Errors
+    /// It was never joined, or the disk fails.
+    pub async fn left(&self, id: &FederationId) -> anyhow::Result<Left> {
+        let federation = self.joined(id)?;
+        let unfinished = federation.unfinished().await?;
+        // A payment that is over for the journal may still be claimed, and the other way
+        // round: neither is over before both are.
+        let operations = |action: &str| {
+            let of = unfinished.iter().filter(|view| view.action == action);
+            of.count()
+        };
+        let out = self.journal.unfinished_outgoing()?;
+        let out = out.iter().filter(|(_, row)| row.federation == *id).count();
+        let incoming = self.journal.unfinished_incoming()?;
+        let incoming = incoming.iter().filter(|(_, row)| row.federation == *id);
+        Ok(Left {
+            balance_msat: federation.balance().await?.msat(),
+            payments_out: out.max(operations("gateway-pay")),
+            payments_in: incoming.count().max(operations("gateway-receive")),
+            withdrawals: operations("withdraw"),
+            invoices: self.journal.waiting_of(id, now())?,
+        })
+    }
+
+    /// Has the module find the contract that pays an invoice, pay it, and claim. What has
+    /// begun for a contract is not begun again, unless it never came to pay.
     ///
     /// # Errors
     /// What the wallet says; nothing has been begun then.
@@ -281,15 +370,21 @@ impl WalletFederations {
     ) -> anyhow::Result<Result<OperationView, BeginError>> {
         let federation = self.joined(id)?;
         let instance = federation.instance(LN)?;
-        let mut attempt = self.journal.attempt(id, contract)?;
-        if let Ok(former) = federation.operation(pay_id(id, contract, attempt)).await {
+        let operation = pay_id(id, contract);
+        if let Ok(former) = federation.operation(operation).await {
             let row = self.journal.outgoing(invoice.payment_hash)?;
             let paid_for = row.is_some_and(|row| row.contract == contract);
             if former.status != OperationStatus::Failed || paid_for {
                 return Ok(Ok(former));
             }
-            attempt += 1;
-            self.journal.put_attempt(id, contract, attempt)?;
+            // Somebody else may be at the same, and have begun it by now: it stays.
+            match federation.forget(operation).await {
+                Ok(()) | Err(WalletError::Refused(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if self.payments(id) >= MOST_PAYMENTS {
+            return Ok(Err(BeginError::Busy));
         }
         // What others on the way take comes out of the gateway's fee.
         let fee = terms.pay_fee(invoice.amount_msat.unwrap_or(0));
@@ -301,7 +396,7 @@ impl WalletFederations {
         ];
         let begun = federation
             .start_once(
-                pay_id(id, contract, attempt),
+                operation,
                 instance,
                 "gateway-pay",
                 &arguments,
@@ -309,17 +404,36 @@ impl WalletFederations {
             )
             .await;
         if let Ok(view) = &begun {
-            self.see_to(federation, view.operation);
+            self.see_to(&federation, view.operation);
         }
         Ok(begun.map_err(begin_error))
     }
 
-    /// Confirms what an operation asks for, in the background.
-    fn see_to(self: &Arc<Self>, federation: Federation, operation: OperationId) {
-        let this = self.clone();
+    /// How many operations are seen to in a federation.
+    fn payments(&self, id: &FederationId) -> usize {
+        let seen_to = self.seen_to.lock();
+        seen_to.iter().filter(|(of, _)| of == id).count()
+    }
+
+    /// Confirms what an operation asks for, in the background, until it is over; once,
+    /// however often it is asked for. What came to nothing is forgotten then: strangers
+    /// begin these, and may make up what they are about.
+    fn see_to(self: &Arc<Self>, federation: &Federation, operation: OperationId) {
+        let name = (federation.id(), operation);
+        if !self.seen_to.lock().insert(name) {
+            return;
+        }
+        let (this, federation) = (self.clone(), federation.clone());
         tokio::spawn(async move {
-            let over = this.over(&federation, operation, || INCIDENTALS).await;
-            if let Err(e) = over {
+            // Whatever becomes of this task, the next look begins another.
+            let this = SeenTo(this, name);
+            let over = this.0.over(&federation, operation, || INCIDENTALS).await;
+            let forgotten = match over {
+                Ok(view) if came_to_nothing(&view) => federation.forget(operation).await,
+                Ok(_) => Ok(()),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = forgotten {
                 tracing::debug!(%operation, "seen to later: {e}");
             }
         });
@@ -419,30 +533,38 @@ impl WalletFederations {
         }
     }
 
-    /// Tells federations of the gateway, and confirms what a former life left asking;
+    /// Tells federations of the gateway, and sees to what a former life left asking;
     /// until it is dropped.
-    pub async fn run(&self) {
+    pub async fn run(self: &Arc<Self>) {
         loop {
-            for federation in self.wallet.federations() {
-                if let Err(e) = self.look(&federation).await {
-                    tracing::warn!(federation = %federation.id(), "tried again soon: {e:#}");
-                }
-            }
+            // None waits for another that does not answer.
+            let looks = self
+                .wallet
+                .federations()
+                .into_iter()
+                .map(async |federation| {
+                    let looked = tokio::time::timeout(PATIENCE, self.look(&federation)).await;
+                    let looked =
+                        looked.unwrap_or_else(|_| Err(anyhow::anyhow!("it takes too long")));
+                    if let Err(e) = looked {
+                        tracing::warn!(federation = %federation.id(), "tried again soon: {e:#}");
+                    }
+                });
+            futures::future::join_all(looks).await;
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    async fn look(&self, federation: &Federation) -> anyhow::Result<()> {
+    async fn look(self: &Arc<Self>, federation: &Federation) -> anyhow::Result<()> {
         let id = federation.id();
         let Some(membership) = self.journal.membership(&id)? else {
             return Ok(());
         };
-        for view in federation.operations(200).await? {
+        for view in federation.unfinished().await? {
+            // Whoever has a payment in bought confirms that itself, up to what it brings.
             let ours = view.kind == LN && view.action.starts_with("gateway-");
-            if ours && view.status == OperationStatus::Asking && view.action != "gateway-receive" {
-                let confirmed = self.over(federation, view.operation, || INCIDENTALS);
-                // It may go on for long: it has been confirmed by then.
-                let _ = tokio::time::timeout(LOOK, confirmed).await;
+            if ours && view.action != "gateway-receive" {
+                self.see_to(federation, view.operation);
             }
         }
         if !membership.active {
@@ -491,6 +613,9 @@ impl WalletFederations {
                 Ok(())
             }
             Some(refusal) => {
+                if view.transactions.is_empty() {
+                    federation.forget(view.operation).await?;
+                }
                 tracing::warn!(federation = %federation.id(), %refusal, "not announced");
                 Err(refusal.into())
             }

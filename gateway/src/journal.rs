@@ -11,8 +11,8 @@
 //! | `i` hash | [`Incoming`] |
 //! | `u` `o`/`i` hash | empty: it is not over |
 //! | `w` expiry hash | empty: an invoice that nobody has paid |
-//! | `l` number | `o`/`i` hash: the payment log |
-//! | `a` federation contract | how often paying for it was begun anew, four bytes |
+//! | `l` number | the payment log: `o`/`i` hash, or `p` hash and an [`Outgoing`] that another took the place of |
+//! | `g` federation | what was given for its users and has not come back, eight bytes |
 //! | `s` | the solvency ledger's mark |
 //!
 //! Numbers are big endian.
@@ -22,7 +22,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_core::{FederationId, Hash32};
 use parking_lot::Mutex;
@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::now;
 
-/// Ends the process right behind the n-th durable write of the journal, as a crash
-/// would: for tests that kill the gateway at each of its crash points.
+/// Ends the process right behind the n-th durable write of a payment or an invoice, as a
+/// crash would: for tests that kill the gateway at each of its crash points.
 pub const CRASH_VARIABLE: &str = "MODMINT_GATEWAY_CRASH_AFTER_WRITE";
 
 /// What the gateway takes, and how much it risks, in one federation.
@@ -92,6 +92,20 @@ impl Terms {
             self.receive_parts_per_million,
             contract_msat,
         )
+    }
+
+    /// The largest contract that a payment of `received_msat` may have bought: with its
+    /// fee it is no more than that.
+    pub fn largest_contract(&self, received_msat: u64) -> u64 {
+        let left = u128::from(received_msat.saturating_sub(self.receive_base_msat));
+        let parts = 1_000_000 + u128::from(self.receive_parts_per_million);
+        // Not more than `left`.
+        let mut largest = u64::try_from(left * 1_000_000 / parts).unwrap_or(0);
+        // Rounding may have come out on the other side.
+        while largest > 0 && largest.saturating_add(self.receive_fee(largest)) > received_msat {
+            largest -= 1;
+        }
+        largest
     }
 }
 
@@ -165,10 +179,19 @@ pub enum OutgoingState {
     Failed {
         /// Why.
         reason: String,
+        /// Whether it is certain that the node never sent anything for this hash. Then,
+        /// and only then, another contract may have it tried again.
+        unsent: bool,
     },
 }
 
 impl Outgoing {
+    /// Whether another contract may take its place: whatever the node may still tell of
+    /// this hash, it has not sent anything for it.
+    pub const fn is_unsent(&self) -> bool {
+        matches!(self.state, OutgoingState::Failed { unsent: true, .. })
+    }
+
     /// Whether nothing will happen to it any more.
     pub const fn is_over(&self) -> bool {
         matches!(
@@ -309,8 +332,9 @@ pub struct Journal {
     pub(crate) lives: AtomicU64,
 }
 
-/// Writes that are made together.
-struct Batch(WriteBatch);
+/// Writes that are made together, and whether a payment's or an invoice's row is among
+/// them.
+struct Batch(WriteBatch, bool);
 
 impl Batch {
     fn put(&mut self, key: impl AsRef<[u8]>, value: &impl BorshSerialize) -> Result<()> {
@@ -326,12 +350,14 @@ impl Batch {
     }
 
     fn outgoing(&mut self, hash: Hash32, row: &Outgoing) -> Result<()> {
+        self.1 = true;
         self.put(key(b"o", hash), row)?;
         self.mark(key(b"uo", hash), !row.is_over());
         Ok(())
     }
 
     fn incoming(&mut self, hash: Hash32, row: &Incoming) -> Result<()> {
+        self.1 = true;
         self.put(key(b"i", hash), row)?;
         self.mark(key(b"ui", hash), row.is_under_way());
         let waits = row.state == IncomingState::Waiting;
@@ -340,13 +366,27 @@ impl Batch {
     }
 
     fn logged(&mut self, number: u64, direction: &[u8], hash: Hash32) {
-        let key = [b"l", &number.to_be_bytes()[..]].concat();
-        self.0.put(key, [direction, &hash.0].concat());
+        self.0.put(log_key(number), [direction, &hash.0].concat());
     }
+
+    /// A row whose place another takes: the log alone remembers it.
+    fn past(&mut self, hash: Hash32, row: &Outgoing) -> Result<()> {
+        let value = [&b"p"[..], &hash.0, &borsh::to_vec(row)?].concat();
+        self.0.put(log_key(row.number), value);
+        Ok(())
+    }
+}
+
+fn log_key(number: u64) -> Vec<u8> {
+    [b"l", &number.to_be_bytes()[..]].concat()
 }
 
 fn key(prefix: &[u8], hash: Hash32) -> Vec<u8> {
     [prefix, &hash.0].concat()
+}
+
+fn given_key(federation: &FederationId) -> Vec<u8> {
+    [b"g", &federation.0[..]].concat()
 }
 
 fn waiting_key(expires: u64, hash: Hash32) -> Vec<u8> {
@@ -436,7 +476,7 @@ impl Journal {
             .collect()
     }
 
-    fn write(&self, batch: Batch) -> Result<()> {
+    fn write(&self, Batch(batch, of_payment): Batch) -> Result<()> {
         #[cfg(test)]
         self.lives
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -446,18 +486,20 @@ impl Journal {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         self.db
-            .write_opt(batch.0, &options)
+            .write_opt(batch, &options)
             .context("the journal cannot be written")?;
-        let count = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.crash_after == Some(count) {
-            eprintln!("{CRASH_VARIABLE}: ending behind write {count}");
-            std::process::abort();
+        if of_payment {
+            let count = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
+            if self.crash_after == Some(count) {
+                eprintln!("{CRASH_VARIABLE}: ending behind write {count}");
+                std::process::abort();
+            }
         }
         Ok(())
     }
 
     fn batch(&self) -> Batch {
-        Batch(WriteBatch::default())
+        Batch(WriteBatch::default(), false)
     }
 
     /// A federation, whether it is served or was left.
@@ -495,10 +537,11 @@ impl Journal {
     }
 
     /// Writes a payment out that begins, with its place in the log; where it is a swap,
-    /// the invoice's row becomes `swap` in the same write.
+    /// the invoice's row becomes `swap` in the same write. A row that was never sent
+    /// ([`Outgoing::is_unsent`]) gives its place up, and stays in the log.
     ///
     /// # Errors
-    /// The disk fails.
+    /// The disk fails, or there is a row that keeps its place.
     pub fn begin_outgoing(
         &self,
         hash: Hash32,
@@ -507,6 +550,10 @@ impl Journal {
     ) -> Result<Outgoing> {
         let mut last = self.writing.lock();
         let mut batch = self.batch();
+        if let Some(former) = self.outgoing(hash)? {
+            ensure!(former.is_unsent(), "there is a payment out of {hash}");
+            batch.past(hash, &former)?;
+        }
         row.number = *last + 1;
         batch.logged(row.number, b"o", hash);
         batch.outgoing(hash, &row)?;
@@ -537,6 +584,11 @@ impl Journal {
             row.updated = now();
             let mut batch = self.batch();
             batch.outgoing(hash, &row)?;
+            if let OutgoingState::Paid { fee_msat, .. } = row.state {
+                let paid = row.amount_msat.saturating_add(fee_msat);
+                let given = self.given_msat(&row.federation)?.saturating_add(paid);
+                batch.put(given_key(&row.federation), &given)?;
+            }
             self.write(batch)?;
         }
         Ok(row)
@@ -580,6 +632,11 @@ impl Journal {
                 batch.logged(*last + 1, b"i", hash);
             }
             batch.incoming(hash, &row)?;
+            if let IncomingState::Settled { .. } = row.state {
+                let given = self.given_msat(&row.federation)?;
+                let given = given.saturating_sub(row.amount_msat);
+                batch.put(given_key(&row.federation), &given)?;
+            }
             self.write(batch)?;
             *last = row.number.unwrap_or(0).max(*last);
         }
@@ -598,6 +655,28 @@ impl Journal {
         (row.invoice, row.expires) = (invoice.to_owned(), expires);
         batch.incoming(hash, &row)?;
         self.write(batch)
+    }
+
+    /// How many invoices wait for somebody to pay them, `limit` at most.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn waiting(&self, limit: usize) -> Result<usize> {
+        Ok(self.list(b"w", false, limit)?.len())
+    }
+
+    /// How many invoices of a federation may still be paid at `now`, seconds since 1970.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn waiting_of(&self, federation: &FederationId, now: u64) -> Result<usize> {
+        let from = [b"w", &now.to_be_bytes()[..]].concat();
+        let mut count = 0;
+        for (key, _) in self.range(&from, b"x", false, usize::MAX)? {
+            let row = self.incoming(hash_at(&key, 9)?)?;
+            count += usize::from(row.is_some_and(|row| row.federation == *federation));
+        }
+        Ok(count)
     }
 
     /// Payments out that are not over.
@@ -660,10 +739,15 @@ impl Journal {
         let end = [b"l", &before.unwrap_or(u64::MAX).to_be_bytes()[..]].concat();
         let entries = self.range(b"l", &end, true, limit)?;
         let rows = entries.iter().map(|(_, value)| {
-            let hash = hash_at(value, 1)?;
+            let hash = hash_at(value.get(..33).unwrap_or(value), 1)?;
             Ok(match value.first() {
                 Some(b'o') => {
                     Logged::Outgoing(hash, self.outgoing(hash)?.context("a logged row is gone")?)
+                }
+                Some(b'p') => {
+                    let row = value.get(33..).unwrap_or_default();
+                    let row = borsh::from_slice(row).context("a logged row is damaged")?;
+                    Logged::Outgoing(hash, row)
                 }
                 _ => Logged::Incoming(hash, self.incoming(hash)?.context("a logged row is gone")?),
             })
@@ -671,27 +755,40 @@ impl Journal {
         rows.collect()
     }
 
-    /// How often paying for this contract was begun anew.
+    /// What the gateway has given for a federation's users, over Lightning or in another
+    /// federation, and has not had back in the same ways, millisatoshi; never less than
+    /// nothing. An honest federation has given e-cash for it, so its balance is as much
+    /// at least; this does not take its word.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn attempt(&self, federation: &FederationId, contract: Hash32) -> Result<u32> {
-        let key = [b"a", &federation.0[..], &contract.0].concat();
-        Ok(self.read(&key)?.unwrap_or(0))
+    pub fn given_msat(&self, federation: &FederationId) -> Result<u64> {
+        Ok(self.read(&given_key(federation))?.unwrap_or(0))
     }
 
-    /// Counts one more of [`Self::attempt`].
+    /// The gateway has taken so much out of a federation otherwise.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn put_attempt(
-        &self,
-        federation: &FederationId,
-        contract: Hash32,
-        attempt: u32,
-    ) -> Result<()> {
+    pub fn taken_from(&self, federation: &FederationId, msat: u64) -> Result<()> {
+        let _one = self.writing.lock();
+        let given = self.given_msat(federation)?.saturating_sub(msat);
         let mut batch = self.batch();
-        batch.put([b"a", &federation.0[..], &contract.0].concat(), &attempt)?;
+        batch.put(given_key(federation), &given)?;
+        self.write(batch)
+    }
+
+    /// What there is now is right: the mark and what was given begin anew.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn accept(&self) -> Result<()> {
+        let _one = self.writing.lock();
+        let mut batch = self.batch();
+        batch.put(b"s", &Mark::default())?;
+        for (key, _) in self.list(b"g", false, usize::MAX)? {
+            batch.0.delete(key);
+        }
         self.write(batch)
     }
 
@@ -776,6 +873,7 @@ mod tests {
             journal.update_outgoing(HASH, paid.clone()).unwrap();
             let late = OutgoingState::Failed {
                 reason: "late".into(),
+                unsent: false,
             };
             assert_eq!(journal.update_outgoing(HASH, late).unwrap().state, paid);
         }
@@ -785,6 +883,70 @@ mod tests {
         let other = Hash32([8; 32]);
         let begun = journal.begin_outgoing(other, payment(), None).unwrap();
         assert_eq!(begun.number, 2, "numbers go on");
+    }
+
+    #[test]
+    fn what_was_never_sent_gives_its_place_up_and_stays_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let failed = |unsent| OutgoingState::Failed {
+            reason: "no route".into(),
+            unsent,
+        };
+        journal.begin_outgoing(HASH, payment(), None).unwrap();
+        assert!(journal.begin_outgoing(HASH, payment(), None).is_err());
+        journal.update_outgoing(HASH, failed(true)).unwrap();
+        let other = Outgoing {
+            contract: Hash32([9; 32]),
+            ..payment()
+        };
+        let begun = journal.begin_outgoing(HASH, other, None).unwrap();
+        assert_eq!(begun.number, 2);
+        assert_eq!(journal.unfinished_outgoing().unwrap().len(), 1);
+        let log: Vec<_> = journal.log(None, 10).unwrap();
+        let contracts: Vec<_> = log
+            .iter()
+            .map(|logged| match logged {
+                Logged::Outgoing(hash, row) => (*hash, row.contract.0[0], row.number),
+                Logged::Incoming(..) => panic!("nothing came in"),
+            })
+            .collect();
+        assert_eq!(contracts, [(HASH, 9, 2), (HASH, 6, 1)]);
+        // What was sent keeps its place for ever.
+        journal.update_outgoing(HASH, failed(false)).unwrap();
+        assert!(journal.begin_outgoing(HASH, payment(), None).is_err());
+    }
+
+    #[test]
+    fn what_was_given_counts_until_it_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let federation = payment().federation;
+        let given = || journal.given_msat(&federation).unwrap();
+        journal.begin_outgoing(HASH, payment(), None).unwrap();
+        let paid = OutgoingState::Paid {
+            preimage: HASH,
+            fee_msat: 7,
+        };
+        for _ in 0..2 {
+            journal.update_outgoing(HASH, paid.clone()).unwrap();
+            assert_eq!(given(), 1007);
+        }
+        let other = Hash32([8; 32]);
+        journal.begin_incoming(other, &invoice(1, 50)).unwrap();
+        let settled = |row: &Incoming| match row.state {
+            IncomingState::Settled { .. } => None,
+            _ => Some(IncomingState::Settled { preimage: HASH }),
+        };
+        for _ in 0..2 {
+            journal.update_incoming(other, settled).unwrap();
+            assert_eq!(given(), 7);
+        }
+        journal.taken_from(&federation, 3).unwrap();
+        assert_eq!(given(), 4);
+        // It never becomes a credit, with which more could be lost.
+        journal.taken_from(&federation, 100).unwrap();
+        assert_eq!(given(), 0);
     }
 
     #[test]
@@ -849,6 +1011,25 @@ mod tests {
         let there = [1, 2, 3].map(|n| journal.incoming(Hash32([n; 32])).unwrap().is_some());
         assert_eq!(there, [false, true, true]);
         assert_eq!(journal.unfinished_incoming().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_largest_contract_is_the_largest_that_its_fee_allows() {
+        for (base, parts) in [(0, 0), (0, 1_000), (7, 1), (1_000, 999_983), (5, u64::MAX)] {
+            let terms = Terms {
+                receive_base_msat: base,
+                receive_parts_per_million: parts,
+                ..Terms::default()
+            };
+            for received in [0, 1, 6, 8, 1_000, 999_999, 1_000_001, 123_456_789_012] {
+                let largest = terms.largest_contract(received);
+                let costs = |contract| terms.receive_fee(contract) + contract;
+                assert!(largest == 0 || costs(largest) <= received, "{largest}");
+                if parts < u64::MAX {
+                    assert!(costs(largest + 1) > received, "{largest} of {received}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Ledger {
     last: Mutex<Solvency>,
     /// Since when more is missing than there may.
     missing: Mutex<Option<Instant>>,
+    /// The mark is read and written back: one at a time.
+    marking: Mutex<()>,
 }
 
 impl Ledger {
@@ -86,6 +88,7 @@ impl Ledger {
             thresholds,
             last: Mutex::default(),
             missing: Mutex::default(),
+            marking: Mutex::default(),
         }
     }
 
@@ -114,6 +117,7 @@ impl Ledger {
         node: &NodeBalance,
         ecash_msat: u64,
     ) -> Result<Solvency> {
+        let _one = self.marking.lock();
         let under_way_msat = under_way(journal)?;
         let onchain_msat = node.onchain_sat.saturating_mul(1000);
         let lightning_msat = node.lightning_sat.saturating_mul(1000);
@@ -181,6 +185,7 @@ impl Ledger {
     /// # Errors
     /// The disk fails.
     pub fn taken_out(&self, journal: &Journal, msat: u64) -> Result<()> {
+        let _one = self.marking.lock();
         let mark = journal.mark()?;
         journal.put_mark(&Mark {
             highest_msat: mark.highest_msat.saturating_sub(msat),
@@ -188,14 +193,15 @@ impl Ledger {
         })
     }
 
-    /// The operator has looked: what is there now is the most there was, and the gateway
-    /// goes on.
+    /// The operator has looked: what is there now is the most there was, no federation
+    /// owes anything, and the gateway goes on.
     ///
     /// # Errors
     /// The disk fails.
     pub fn accept(&self, journal: &Journal) -> Result<()> {
+        let _one = self.marking.lock();
         *self.missing.lock() = None;
-        journal.put_mark(&Mark::default())
+        journal.accept()
     }
 }
 

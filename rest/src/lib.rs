@@ -5,15 +5,20 @@
 //! - `problem`: one shape for every error, and extractors that answer in it
 //! - `limits`: how much one client may ask for
 //! - `requests`, `process`: what is counted, and where Prometheus reads it
+//! - `docs`: the description of the routes, for programs and for people
+//! - [`program`]: what daemons that serve so have in common beside HTTP
 //!
 //! What is asked and answered is no concern of this crate.
 
+mod docs;
 mod limits;
 mod problem;
 mod process;
+pub mod program;
 mod requests;
 mod server;
 
+pub use docs::Pages;
 pub use limits::{Address, BURST_SECONDS, Rate, bound_rate};
 pub use problem::{Body, Failure, PROBLEM_JSON, Parameters, Segments};
 pub use process::Process;

@@ -245,6 +245,19 @@ impl Executor {
         self.list(b"o", false, usize::MAX)
     }
 
+    /// Forgets an operation that is over.
+    pub(crate) fn forget(&self, id: &OperationId) -> Result<(), WalletError> {
+        if self.active(id)?.is_some() {
+            return Err(WalletError::Refused(Refusal::new(
+                "operation-goes-on",
+                format!("operation {id} is not over; only what is over is forgotten"),
+            )));
+        }
+        let mut batch = Batch::default();
+        batch.delete(history_key(&self.federation, id));
+        self.database.write(batch)
+    }
+
     /// The newest operations, those that go on first.
     pub(crate) fn newest(&self, limit: usize) -> Result<Vec<Operation>, WalletError> {
         let mut all = self.list(b"o", true, limit)?;

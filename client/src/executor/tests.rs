@@ -834,6 +834,21 @@ fn an_operation_can_be_stopped_where_its_module_says_so() {
 }
 
 #[test]
+fn what_is_over_can_be_forgotten_and_what_goes_on_cannot() {
+    let mut bench = Bench::new(&[1000]);
+    let asks = bench.start(SHOP, "ask", 1, Allowance::Nothing).unwrap();
+    let refused = bench.executor().forget(&asks.id).unwrap_err();
+    assert_eq!(refused.code(), "operation-goes-on");
+    bench.executor().cancel(&asks.id).unwrap();
+    assert!(bench.operation(&asks.id).is_over());
+    // However often.
+    for _ in 0..2 {
+        bench.executor().forget(&asks.id).unwrap();
+        assert_eq!(bench.executor().operation(&asks.id).unwrap(), None);
+    }
+}
+
+#[test]
 fn two_operations_at_once_never_take_the_same_note() {
     let mut bench = Bench::new(&[1000, 1000]);
     let first = bench.start(SHOP, "pay", 900, Allowance::Anything).unwrap();

@@ -15,7 +15,6 @@ use std::{ops::Deref, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
     extract::{Request, State},
     http::{StatusCode, header},
     middleware::{Next, from_fn_with_state},
@@ -26,7 +25,7 @@ use modmint_core::{
     FederationId, Refusal,
     rest::{CheckResponse, HealthResponse, Problem},
 };
-use modmint_rest::{Failure, Rate, Requests, bound_rate};
+use modmint_rest::{Failure, Pages, Rate, Requests, bound_rate};
 use tokio::sync::watch;
 use utoipa::{
     Modify, OpenApi,
@@ -36,7 +35,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     federations::WalletFederations,
-    gateway::Gateway,
+    gateway::{Gateway, InvoiceError},
     journal::{Membership, Terms},
     keys::{Keys, Scope},
     lightning::NodeError,
@@ -74,11 +73,11 @@ impl Deref for Api {
 
 impl Api {
     /// A federation that is served.
-    fn served(&self, id: &FederationId) -> Result<Membership, Failure> {
-        let row = self.gateway.journal().membership(id);
-        row.map_err(Failure::internal)?
+    fn served(&self, id: &FederationId) -> Result<Membership, Error> {
+        let row = self.gateway.journal().membership(id)?;
+        Ok(row
             .filter(|row| row.active)
-            .ok_or_else(|| unknown_federation(id))
+            .ok_or_else(|| unknown_federation(id))?)
     }
 
     fn checks(&self) -> Vec<CheckResponse> {
@@ -124,30 +123,87 @@ fn unprocessable(refusal: &Refusal) -> Failure {
     )
 }
 
-fn node_failure(error: NodeError) -> Failure {
-    match error {
-        NodeError::Refused(reason) => {
-            Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "node-refuses", reason)
-        }
-        NodeError::Trouble(reason) => {
-            Failure::later(StatusCode::BAD_GATEWAY, "node-trouble", reason)
+/// What a route answers.
+type Answer<T> = Result<Json<T>, Error>;
+
+/// Why a route does not answer what was asked for, of whatever part it comes.
+#[derive(Debug)]
+struct Error(Failure);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+/// This machine's: the log alone says what it is.
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Self {
+        Self(Failure::internal(format!("{error:#}")))
+    }
+}
+
+impl From<NodeError> for Error {
+    fn from(error: NodeError) -> Self {
+        Self(match error {
+            NodeError::Refused(reason) => {
+                Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "node-refuses", reason)
+            }
+            NodeError::Trouble(reason) => {
+                Failure::later(StatusCode::BAD_GATEWAY, "node-trouble", reason)
+            }
+        })
+    }
+}
+
+impl From<WalletError> for Error {
+    fn from(error: WalletError) -> Self {
+        let (code, text) = (error.code().to_owned(), error.to_string());
+        Self(match error {
+            WalletError::NotFound(_) => Failure::not_found(&code, text),
+            WalletError::Usage(_) => Failure::malformed(&code, text),
+            WalletError::InsufficientFunds(_) | WalletError::ConfirmationNeeded(_) => {
+                Failure::new(StatusCode::CONFLICT, &code, text)
+            }
+            WalletError::Refused(_) | WalletError::Untrusted(_) => {
+                Failure::new(StatusCode::UNPROCESSABLE_ENTITY, &code, text)
+            }
+            WalletError::Unreachable(_) => {
+                Failure::later(StatusCode::SERVICE_UNAVAILABLE, &code, text)
+            }
+            error => Failure::internal(error),
+        })
+    }
+}
+
+impl From<InvoiceError> for Error {
+    fn from(error: InvoiceError) -> Self {
+        match error {
+            InvoiceError::Refused(refusal) => Self(unprocessable(&refusal)),
+            InvoiceError::Unavailable(refusal) => Self(Failure::later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &refusal.code,
+                refusal.message,
+            )),
+            InvoiceError::Failed(e) => e.into(),
         }
     }
 }
 
-fn wallet_failure(error: WalletError) -> Failure {
-    let (code, text) = (error.code().to_owned(), error.to_string());
-    match error {
-        WalletError::NotFound(_) => Failure::not_found(&code, text),
-        WalletError::Usage(_) => Failure::malformed(&code, text),
-        WalletError::InsufficientFunds(_) | WalletError::ConfirmationNeeded(_) => {
-            Failure::new(StatusCode::CONFLICT, &code, text)
-        }
-        WalletError::Refused(_) | WalletError::Untrusted(_) => {
-            Failure::new(StatusCode::UNPROCESSABLE_ENTITY, &code, text)
-        }
-        WalletError::Unreachable(_) => Failure::later(StatusCode::SERVICE_UNAVAILABLE, &code, text),
-        error => Failure::internal(error),
+/// Carries out to its end what moves money, whether or not its asker stays to hear of it:
+/// what was taken out is counted then.
+async fn to_its_end<T: Send + 'static>(
+    what: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(what).await {
+        Ok(answer) => answer,
+        Err(e) => Err(Failure::internal(e).into()),
     }
 }
 
@@ -196,25 +252,29 @@ pub fn router(setup: Setup, requests: Requests) -> Router {
         .merge(operator::funds().layer(key(Scope::Funds)))
         .merge(operator::everything().layer(key(Scope::Admin)))
         .routes(routes!(openapi))
+        .routes(routes!(docs))
         .split_for_parts();
     description.merge(described);
     // Maps with texts as keys are JSON.
-    let page = Bytes::from(description.to_json().unwrap_or_default());
+    let pages = Pages::of(&serde_json::to_value(&description).unwrap_or_default());
     modmint_rest::wrap(
-        routes.with_state(api.clone()).layer(Extension(Page(page))),
+        routes.with_state(api.clone()).layer(Extension(pages)),
         health.with_state(api),
         rate,
         requests,
     )
 }
 
-#[derive(Clone)]
-struct Page(Bytes);
-
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, content_type = "application/json")))]
-async fn openapi(Extension(Page(page)): Extension<Page>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], page).into_response()
+async fn openapi(Extension(pages): Extension<Pages>) -> Response {
+    pages.openapi()
+}
+
+/// This description, for people.
+#[utoipa::path(get, path = "/docs", responses((status = 200, content_type = "text/html")))]
+async fn docs(Extension(pages): Extension<Pages>) -> Response {
+    pages.docs()
 }
 
 /// Whether the process lives.
@@ -253,7 +313,8 @@ async fn authorize(
     State((api, scope)): State<(Api, Scope)>,
     request: Request,
     next: Next,
-) -> Result<Response, Failure> {
+) -> Result<Response, Error> {
+    let refused = |status, code, told: String| Error(Failure::new(status, code, told));
     let given = request.headers().get(header::AUTHORIZATION);
     let key = given
         .and_then(|value| value.to_str().ok())
@@ -261,18 +322,18 @@ async fn authorize(
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, key)| key.trim());
     let known = match key {
-        Some(key) => api.keys.known(key).map_err(Failure::internal)?,
+        Some(key) => api.keys.known(key)?,
         None => None,
     };
     let Some(known) = known else {
-        return Err(Failure::new(
+        return Err(refused(
             StatusCode::UNAUTHORIZED,
             "unauthenticated",
-            "this route is the operator's: the header Authorization: Bearer <key> is needed, with a key of `modmint-gatewayd key add`",
+            "this route is the operator's: the header Authorization: Bearer <key> is needed, with a key of `modmint-gatewayd key add`".to_owned(),
         ));
     };
     if known.scope < scope {
-        return Err(Failure::new(
+        return Err(refused(
             StatusCode::FORBIDDEN,
             "scope-missing",
             format!(

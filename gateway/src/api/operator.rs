@@ -8,16 +8,17 @@ use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Api, node_failure,
+    Answer, Api, Error, to_its_end,
     types::{
         AddressResponse, BalancesResponse, ChannelResponse, ConnectRequest, FederationBalance,
         GatewayInfoResponse, JoinRequest, LoggedPayment, MembershipResponse, PaymentsResponse,
         SendRequest, SendResponse, SummaryLine, SummaryResponse, TermsChange, WithdrawRequest,
         WithdrawResponse,
     },
-    unknown_federation, wallet_failure,
+    unknown_federation,
 };
 use crate::{
+    federations::Left,
     journal::{IncomingState, Logged, OutgoingState, Terms},
     ledger::Solvency,
     lightning::{Channel, OpenChannel},
@@ -60,34 +61,32 @@ pub(super) fn everything() -> OpenApiRouter<Api> {
 /// What runs here.
 #[utoipa::path(get, path = "/v1/info", security(("key" = ["read"])),
     responses((status = 200, body = GatewayInfoResponse)))]
-async fn info(State(api): State<Api>) -> Result<Json<GatewayInfoResponse>, Failure> {
+async fn info(State(api): State<Api>) -> Answer<GatewayInfoResponse> {
     let journal = api.gateway.journal();
     let mut served = 0;
     for federation in api.federations.wallet().federations() {
-        let row = journal.membership(&federation.id());
-        let row = row.map_err(Failure::internal)?;
+        let row = journal.membership(&federation.id())?;
         served += usize::from(row.is_some_and(|row| row.active));
     }
     Ok(Json(GatewayInfoResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: api.gateway.node().info(),
         federations: served,
-        halted: journal.mark().map_err(Failure::internal)?.halted,
+        halted: journal.mark()?.halted,
     }))
 }
 
 /// All that the gateway holds.
 #[utoipa::path(get, path = "/v1/balances", security(("key" = ["read"])),
     responses((status = 200, body = BalancesResponse)))]
-async fn balances(State(api): State<Api>) -> Result<Json<BalancesResponse>, Failure> {
-    let checked = api.gateway.check_ledger().await;
-    checked.map_err(Failure::internal)?;
+async fn balances(State(api): State<Api>) -> Answer<BalancesResponse> {
+    api.gateway.check_ledger().await?;
     let mut federations = Vec::new();
     for federation in api.federations.wallet().federations() {
         federations.push(FederationBalance {
             id: federation.id(),
             name: federation.config().name.clone(),
-            balance_msat: federation.balance().await.map_err(wallet_failure)?.msat(),
+            balance_msat: federation.balance().await?.msat(),
         });
     }
     Ok(Json(BalancesResponse {
@@ -100,7 +99,7 @@ async fn balances(State(api): State<Api>) -> Result<Json<BalancesResponse>, Fail
 /// All federations that were ever joined.
 #[utoipa::path(get, path = "/v1/federations", security(("key" = ["read"])),
     responses((status = 200, body = Vec<MembershipResponse>)))]
-async fn federations(State(api): State<Api>) -> Result<Json<Vec<MembershipResponse>>, Failure> {
+async fn federations(State(api): State<Api>) -> Answer<Vec<MembershipResponse>> {
     let mut all = Vec::new();
     for federation in api.federations.wallet().federations() {
         all.extend(membership(&api, &federation).await?);
@@ -111,19 +110,17 @@ async fn federations(State(api): State<Api>) -> Result<Json<Vec<MembershipRespon
 async fn membership(
     api: &Api,
     federation: &modmint_client::Federation,
-) -> Result<Option<MembershipResponse>, Failure> {
+) -> Result<Option<MembershipResponse>, Error> {
     let id = federation.id();
-    let row = api.gateway.journal().membership(&id);
-    let Some(row) = row.map_err(Failure::internal)? else {
+    let Some(row) = api.gateway.journal().membership(&id)? else {
         return Ok(None);
     };
-    let exposure = api.gateway.exposure_msat(&id).await;
     Ok(Some(MembershipResponse {
         id,
         name: federation.config().name.clone(),
         active: row.active,
-        balance_msat: federation.balance().await.map_err(wallet_failure)?.msat(),
-        exposure_msat: exposure.map_err(Failure::internal)?,
+        balance_msat: federation.balance().await?.msat(),
+        exposure_msat: api.gateway.exposure_msat(&id).await?,
         gateway_key: row.gateway_key,
         terms: row.terms,
         invite: federation.invite(),
@@ -143,18 +140,17 @@ async fn membership(
 async fn join(
     State(api): State<Api>,
     Body(request): Body<JoinRequest>,
-) -> Result<Json<MembershipResponse>, Failure> {
+) -> Answer<MembershipResponse> {
     let invite = request
         .invite
         .trim()
         .parse::<Invite>()
         .map_err(|e| Failure::malformed("bad-invite", e.to_string()))?;
     let terms = request.terms.unwrap_or(api.default_terms);
-    let federation = api.federations.join(&invite, terms).await;
-    let federation = federation.map_err(wallet_failure)?;
+    let federation = api.federations.join(&invite, terms).await?;
     match membership(&api, &federation).await? {
         Some(joined) => Ok(Json(joined)),
-        None => Err(unknown_federation(&federation.id())),
+        None => Err(unknown_federation(&federation.id()).into()),
     }
 }
 
@@ -162,38 +158,35 @@ async fn join(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct LeaveParameters {
-    /// Even where there is e-cash.
+    /// Even where there is e-cash, or something is under way.
     #[serde(default)]
     force: bool,
 }
 
-/// Serves a federation no longer. E-cash stays in the wallet, and joining again brings
-/// it back; what is under way goes on.
+/// Serves a federation no longer, and says what is left there. E-cash stays in the
+/// wallet, and joining again brings it back; what is under way goes on.
 #[utoipa::path(delete, path = "/v1/federations/{id}", security(("key" = ["admin"])),
     params(("id" = FederationId, Path), LeaveParameters),
     responses(
-        (status = 204),
+        (status = 200, body = Left),
         (status = 404, description = "`unknown-federation`", body = Problem),
-        (status = 409, description = "`has-balance`: withdraw first, or force", body = Problem),
+        (status = 409, description = "`not-empty`: there is e-cash, or something is under way; wait, withdraw, or force", body = Problem),
     ))]
 async fn leave(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
     Parameters(parameters): Parameters<LeaveParameters>,
-) -> Result<StatusCode, Failure> {
+) -> Answer<Left> {
     api.served(&id)?;
-    let exposure = api.gateway.exposure_msat(&id).await;
-    let exposure = exposure.map_err(Failure::internal)?;
-    // Less than a satoshi cannot be withdrawn.
-    if exposure >= 1000 && !parameters.force {
-        return Err(Failure::new(
-            StatusCode::CONFLICT,
-            "has-balance",
-            format!("the gateway has {exposure} msat there; withdraw it first, or say force=true"),
-        ));
+    let left = api.federations.left(&id).await?;
+    if !left.is_nothing() && !parameters.force {
+        let told = format!(
+            "the gateway has there: {left}. Withdraw, and wait for the rest, or say force=true: what is under way goes on then, e-cash stays in the wallet, and payments of invoices go back"
+        );
+        return Err(Failure::new(StatusCode::CONFLICT, "not-empty", told).into());
     }
-    api.federations.leave(&id).map_err(Failure::internal)?;
-    Ok(StatusCode::NO_CONTENT)
+    api.federations.leave(&id)?;
+    Ok(Json(left))
 }
 
 /// Changes fees and limits; what is not named stays.
@@ -208,10 +201,9 @@ async fn set_terms(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
     Body(change): Body<TermsChange>,
-) -> Result<Json<Terms>, Failure> {
+) -> Answer<Terms> {
     let terms = change.over(&api.served(&id)?.terms);
-    let set = api.federations.set_terms(&id, terms);
-    set.map_err(Failure::internal)?;
+    api.federations.set_terms(&id, terms)?;
     Ok(Json(terms))
 }
 
@@ -226,9 +218,8 @@ async fn set_terms(
 async fn deposit_address(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
-) -> Result<Json<AddressResponse>, Failure> {
-    let deposit = api.federations.deposit(&id).await;
-    let address = deposit.map_err(wallet_failure)?.address;
+) -> Answer<AddressResponse> {
+    let address = api.federations.deposit(&id).await?.address;
     Ok(Json(AddressResponse { address }))
 }
 
@@ -247,30 +238,32 @@ async fn withdraw(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
     Body(request): Body<WithdrawRequest>,
-) -> Result<(StatusCode, Json<WithdrawResponse>), Failure> {
+) -> Result<(StatusCode, Json<WithdrawResponse>), Error> {
     let msat = |sat: u64| {
         sat.checked_mul(1000)
             .ok_or_else(|| Failure::malformed("bad-amount", format!("{sat} sat are too many")))
     };
     let amount = msat(request.amount_sat)?;
     let maximum = amount.saturating_add(msat(request.maximum_fee_sat)?);
-    let begun = api
-        .federations
-        .withdraw(&id, &request.address, Amount(amount), Amount(maximum))
-        .await
-        .map_err(wallet_failure)?;
-    if let Some(refusal) = begun.error {
-        return Err(super::unprocessable(&refusal));
-    }
-    let took = u64::try_from(begun.took_msat).unwrap_or(0);
-    let journal = api.gateway.journal();
-    let taken = api.gateway.ledger().taken_out(journal, took);
-    taken.map_err(Failure::internal)?;
-    let response = WithdrawResponse {
-        operation: begun.operation.to_string(),
-        took_msat: begun.took_msat,
-    };
-    Ok((StatusCode::ACCEPTED, Json(response)))
+    to_its_end(async move {
+        let withdrawn =
+            api.federations
+                .withdraw(&id, &request.address, Amount(amount), Amount(maximum));
+        let begun = withdrawn.await?;
+        if let Some(refusal) = begun.error {
+            return Err(super::unprocessable(&refusal).into());
+        }
+        let took = u64::try_from(begun.took_msat).unwrap_or(0);
+        let journal = api.gateway.journal();
+        journal.taken_from(&id, took)?;
+        api.gateway.ledger().taken_out(journal, took)?;
+        let response = WithdrawResponse {
+            operation: begun.operation.to_string(),
+            took_msat: begun.took_msat,
+        };
+        Ok((StatusCode::ACCEPTED, Json(response)))
+    })
+    .await
 }
 
 /// The node's channels.
@@ -291,17 +284,14 @@ async fn channels(State(api): State<Api>) -> Json<Vec<Channel>> {
 async fn open_channel(
     State(api): State<Api>,
     Body(order): Body<OpenChannel>,
-) -> Result<(StatusCode, Json<ChannelResponse>), Failure> {
-    let id = api.gateway.node().open_channel(&order).await;
-    let id = id.map_err(node_failure)?;
-    if order.push_msat > 0 {
-        let taken = api
-            .gateway
-            .ledger()
-            .taken_out(api.gateway.journal(), order.push_msat);
-        taken.map_err(Failure::internal)?;
-    }
-    Ok((StatusCode::ACCEPTED, Json(ChannelResponse { id })))
+) -> Result<(StatusCode, Json<ChannelResponse>), Error> {
+    to_its_end(async move {
+        let id = api.gateway.node().open_channel(&order).await?;
+        let ledger = api.gateway.ledger();
+        ledger.taken_out(api.gateway.journal(), order.push_msat)?;
+        Ok((StatusCode::ACCEPTED, Json(ChannelResponse { id })))
+    })
+    .await
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -325,13 +315,13 @@ async fn close_channel(
     State(api): State<Api>,
     Segments(id): Segments<String>,
     Parameters(parameters): Parameters<CloseParameters>,
-) -> Result<StatusCode, Failure> {
+) -> Result<StatusCode, Error> {
     let closed = api
         .gateway
         .node()
         .close_channel(&id, parameters.force)
         .await;
-    closed.map_err(node_failure)?;
+    closed?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -346,17 +336,17 @@ async fn close_channel(
 async fn connect(
     State(api): State<Api>,
     Body(request): Body<ConnectRequest>,
-) -> Result<StatusCode, Failure> {
+) -> Result<StatusCode, Error> {
     let connected = api.gateway.node().connect(&request.peer, &request.address);
-    connected.await.map_err(node_failure)?;
+    connected.await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// A new address of the node's own wallet.
 #[utoipa::path(post, path = "/v1/onchain/addresses", security(("key" = ["funds"])),
     responses((status = 200, body = AddressResponse)))]
-async fn onchain_address(State(api): State<Api>) -> Result<Json<AddressResponse>, Failure> {
-    let address = api.gateway.node().address().await.map_err(node_failure)?;
+async fn onchain_address(State(api): State<Api>) -> Answer<AddressResponse> {
+    let address = api.gateway.node().address().await?;
     Ok(Json(AddressResponse { address }))
 }
 
@@ -371,15 +361,23 @@ async fn onchain_address(State(api): State<Api>) -> Result<Json<AddressResponse>
 async fn onchain_send(
     State(api): State<Api>,
     Body(request): Body<SendRequest>,
-) -> Result<Json<SendResponse>, Failure> {
-    let node = api.gateway.node();
-    let all = node.balance().onchain_spendable_sat;
-    let sent = node.send_onchain(&request.address, request.amount_sat, request.sat_per_vbyte);
-    let txid = sent.await.map_err(node_failure)?;
-    let msat = request.amount_sat.unwrap_or(all).saturating_mul(1000);
-    let taken = api.gateway.ledger().taken_out(api.gateway.journal(), msat);
-    taken.map_err(Failure::internal)?;
-    Ok(Json(SendResponse { txid }))
+) -> Answer<SendResponse> {
+    to_its_end(async move {
+        let node = api.gateway.node();
+        let all = node.balance().onchain_spendable_sat;
+        let SendRequest {
+            address,
+            amount_sat,
+            sat_per_vbyte,
+        } = request;
+        let sent = node.send_onchain(&address, amount_sat, sat_per_vbyte);
+        let txid = sent.await?;
+        let msat = amount_sat.unwrap_or(all).saturating_mul(1000);
+        let ledger = api.gateway.ledger();
+        ledger.taken_out(api.gateway.journal(), msat)?;
+        Ok(Json(SendResponse { txid }))
+    })
+    .await
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -399,16 +397,13 @@ struct PageParameters {
 async fn payments(
     State(api): State<Api>,
     Parameters(page): Parameters<PageParameters>,
-) -> Result<Json<PaymentsResponse>, Failure> {
+) -> Answer<PaymentsResponse> {
     let limit = page.limit.unwrap_or(50);
     if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Failure::malformed(
-            "bad-limit",
-            format!("limit is {limit}; from 1 to {MAX_PAGE} is accepted"),
-        ));
+        let told = format!("limit is {limit}; from 1 to {MAX_PAGE} is accepted");
+        return Err(Failure::malformed("bad-limit", told).into());
     }
-    let rows = api.gateway.journal().log(page.cursor, limit);
-    let rows = rows.map_err(Failure::internal)?;
+    let rows = api.gateway.journal().log(page.cursor, limit)?;
     let next_cursor = (rows.len() == limit)
         .then(|| rows.last().map(Logged::number))
         .flatten()
@@ -426,7 +421,9 @@ fn line(logged: &Logged) -> LoggedPayment {
                 OutgoingState::Paid { preimage, fee_msat } => {
                     ("paid", Some(*preimage), None, Some(*fee_msat))
                 }
-                OutgoingState::Failed { reason } => ("failed", None, Some(reason.clone()), None),
+                OutgoingState::Failed { reason, .. } => {
+                    ("failed", None, Some(reason.clone()), None)
+                }
                 _ => ("pending", None, None, None),
             };
             // The contract brings the most that routing may cost, see `federations`.
@@ -504,7 +501,7 @@ struct TimeParameters {
 async fn summary(
     State(api): State<Api>,
     Parameters(time): Parameters<TimeParameters>,
-) -> Result<Json<SummaryResponse>, Failure> {
+) -> Answer<SummaryResponse> {
     let until = time.until.unwrap_or_else(now);
     let since = time
         .since
@@ -537,7 +534,7 @@ async fn summary(
         Ok::<_, anyhow::Error>(summary)
     });
     let counted = counted.await.map_err(Failure::internal)?;
-    Ok(Json(counted.map_err(Failure::internal)?))
+    Ok(Json(counted?))
 }
 
 fn count(sums: &mut SummaryLine, seconds: &mut Vec<u64>, payment: &LoggedPayment) {
@@ -561,9 +558,8 @@ fn median(mut all: Vec<u64>) -> Option<u64> {
 /// Whether nothing is lost: what there is, against the most that there was.
 #[utoipa::path(get, path = "/v1/solvency", security(("key" = ["read"])),
     responses((status = 200, body = Solvency)))]
-async fn solvency(State(api): State<Api>) -> Result<Json<Solvency>, Failure> {
-    let checked = api.gateway.check_ledger().await;
-    checked.map_err(Failure::internal)?;
+async fn solvency(State(api): State<Api>) -> Answer<Solvency> {
+    api.gateway.check_ledger().await?;
     Ok(Json(api.gateway.ledger().last()))
 }
 
@@ -571,10 +567,8 @@ async fn solvency(State(api): State<Api>) -> Result<Json<Solvency>, Failure> {
 /// goes on.
 #[utoipa::path(post, path = "/v1/solvency/accept", security(("key" = ["admin"])),
     responses((status = 200, body = Solvency)))]
-async fn accept(State(api): State<Api>) -> Result<Json<Solvency>, Failure> {
-    let accepted = api.gateway.ledger().accept(api.gateway.journal());
-    accepted.map_err(Failure::internal)?;
-    let checked = api.gateway.check_ledger().await;
-    checked.map_err(Failure::internal)?;
+async fn accept(State(api): State<Api>) -> Answer<Solvency> {
+    api.gateway.ledger().accept(api.gateway.journal())?;
+    api.gateway.check_ledger().await?;
     Ok(Json(api.gateway.ledger().last()))
 }

@@ -7,7 +7,7 @@ use modmint_rest::{Body, Failure, Segments};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Api,
+    Answer, Api, Error,
     types::{
         InvoiceRequest, InvoiceResponse, InvoiceStateResponse, PaymentRequest, PaymentResponse,
         RoutingResponse,
@@ -15,10 +15,7 @@ use super::{
     unprocessable,
 };
 use crate::{
-    federations::BeginError,
-    gateway::{InvoiceError, InvoiceOrder},
-    journal::OutgoingState,
-    lightning::Invoice,
+    federations::BeginError, gateway::InvoiceOrder, journal::OutgoingState, lightning::Invoice,
 };
 
 pub(super) fn reading() -> OpenApiRouter<Api> {
@@ -44,7 +41,7 @@ pub(super) fn beginning() -> OpenApiRouter<Api> {
 async fn routing(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
-) -> Result<Json<RoutingResponse>, Failure> {
+) -> Answer<RoutingResponse> {
     let membership = api.served(&id)?;
     let node = api.gateway.node().info();
     let terms = membership.terms;
@@ -79,13 +76,13 @@ async fn routing(
         (status = 400, description = "`bad-invoice`", body = Problem),
         (status = 404, description = "`unknown-federation`", body = Problem),
         (status = 422, description = "what the module refuses", body = Problem),
-        (status = 503, description = "`federation-unreachable`", body = Problem),
+        (status = 503, description = "`federation-unreachable`, `too-many-payments`", body = Problem),
     ))]
 async fn pay(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
     Body(request): Body<PaymentRequest>,
-) -> Result<(StatusCode, Json<PaymentResponse>), Failure> {
+) -> Result<(StatusCode, Json<PaymentResponse>), Error> {
     let membership = api.served(&id)?;
     let invoice = Invoice::parse(&request.invoice)
         .map_err(|reason| Failure::malformed("bad-invoice", reason))?;
@@ -96,26 +93,29 @@ async fn pay(
         &invoice,
         &membership.terms,
     );
-    let view = match begun.await.map_err(Failure::internal)? {
+    let later =
+        |code, told: &str| Failure::later(StatusCode::SERVICE_UNAVAILABLE, code, told).into();
+    let view = match begun.await? {
         Ok(view) => view,
-        Err(BeginError::Refused(refusal)) => return Err(unprocessable(&refusal)),
+        Err(BeginError::Refused(refusal)) => return Err(unprocessable(&refusal).into()),
+        Err(busy @ BeginError::Busy) => {
+            return Err(later("too-many-payments", &busy.to_string()));
+        }
         Err(BeginError::Trouble(e)) => {
             tracing::warn!("a payment cannot begin: {e:#}");
-            return Err(Failure::later(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "federation-unreachable",
-                "this gateway does not reach the federation now",
-            ));
+            let told = "this gateway does not reach the federation now";
+            return Err(later("federation-unreachable", told));
         }
     };
     let payment_hash = invoice.payment_hash;
-    let row = api.gateway.journal().outgoing(payment_hash);
-    let row = row
-        .map_err(Failure::internal)?
+    let row = api
+        .gateway
+        .journal()
+        .outgoing(payment_hash)?
         .filter(|row| row.contract == request.contract);
     let (state, preimage, reason) = match row.map(|row| row.state) {
         Some(OutgoingState::Paid { preimage, .. }) => ("paid", Some(preimage), None),
-        Some(OutgoingState::Failed { reason }) => ("failed", None, Some(reason)),
+        Some(OutgoingState::Failed { reason, .. }) => ("failed", None, Some(reason)),
         _ if view.status == OperationStatus::Failed => {
             ("failed", None, view.error.map(|refusal| refusal.message))
         }
@@ -138,13 +138,13 @@ async fn pay(
         (status = 200, body = InvoiceResponse),
         (status = 404, description = "`unknown-federation`", body = Problem),
         (status = 422, description = "`bad-expiry`, `description-too-long`, `bad-offer`, `amount-too-small`, `amount-too-large`, `hash-used`", body = Problem),
-        (status = 503, description = "`gateway-short-of-ecash`, `gateway-halted`", body = Problem),
+        (status = 503, description = "`gateway-short-of-ecash`, `gateway-halted`, `too-many-invoices`", body = Problem),
     ))]
 async fn invoice(
     State(api): State<Api>,
     Segments(id): Segments<FederationId>,
     Body(request): Body<InvoiceRequest>,
-) -> Result<Json<InvoiceResponse>, Failure> {
+) -> Answer<InvoiceResponse> {
     api.served(&id)?;
     let order = InvoiceOrder {
         federation: id,
@@ -155,16 +155,8 @@ async fn invoice(
         description: request.description,
         expiry_seconds: request.expiry_seconds,
     };
-    match api.gateway.invoice(order).await {
-        Ok(invoice) => Ok(Json(InvoiceResponse { invoice })),
-        Err(InvoiceError::Refused(refusal)) => Err(unprocessable(&refusal)),
-        Err(InvoiceError::Unavailable(refusal)) => Err(Failure::later(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &refusal.code,
-            refusal.message,
-        )),
-        Err(InvoiceError::Failed(e)) => Err(Failure::internal(format!("{e:#}"))),
-    }
+    let invoice = api.gateway.invoice(order).await?;
+    Ok(Json(InvoiceResponse { invoice }))
 }
 
 /// How an invoice of this gateway's stands.
@@ -177,15 +169,14 @@ async fn invoice(
 async fn invoice_state(
     State(api): State<Api>,
     Segments(hash): Segments<Hash32>,
-) -> Result<Json<InvoiceStateResponse>, Failure> {
-    let state = api.gateway.invoice_state(hash);
-    match state.map_err(Failure::internal)? {
+) -> Answer<InvoiceStateResponse> {
+    match api.gateway.invoice_state(hash)? {
         Some(state) => Ok(Json(InvoiceStateResponse { state })),
-        None => Err(Failure::not_found(
-            "unknown-invoice",
-            format!(
+        None => {
+            let told = format!(
                 "no invoice of this gateway is for {hash}; those that ended unpaid are forgotten after a day"
-            ),
-        )),
+            );
+            Err(Failure::not_found("unknown-invoice", told).into())
+        }
     }
 }

@@ -1,14 +1,8 @@
 //! `modmint-gatewayd`, the gateway's program: its folder, its keys, running.
 
-use std::{
-    io::{IsTerminal, Read},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use modmint_core::config::Network;
 use modmint_gateway::{
@@ -17,10 +11,10 @@ use modmint_gateway::{
     keys::Scope,
     ledger::Thresholds,
 };
-use zeroize::Zeroizing;
+use modmint_rest::program;
 
-/// How long threads have that are busy when all else has ended.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is logged unless MODMINT_GATEWAYD_LOG says otherwise.
+const USUAL_LOG: &str = "info,ldk=warn";
 
 /// A gateway between federations and the Lightning network, with a node of its own.
 #[derive(Parser)]
@@ -182,14 +176,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?)
-}
-
 fn init(args: InitArgs) -> anyhow::Result<()> {
-    let words = args.words_file.as_deref().map(read).transpose()?;
+    let words = args
+        .words_file
+        .as_deref()
+        .map(program::secret)
+        .transpose()?;
     let config = Config {
         network: args.network,
         alias: args.alias,
@@ -205,7 +197,7 @@ fn init(args: InitArgs) -> anyhow::Result<()> {
     };
     let data_dir = DataDir::new(args.data_dir.data_dir);
     let given = words.is_some();
-    let made = runtime()?.block_on(daemon::init(
+    let made = program::run(daemon::init(
         &data_dir,
         &config,
         words.as_ref().map(|words| words.trim()),
@@ -222,7 +214,7 @@ fn init(args: InitArgs) -> anyhow::Result<()> {
 }
 
 fn serve(args: RunArgs) -> anyhow::Result<()> {
-    init_logs(args.log_json);
+    program::init_logs("MODMINT_GATEWAYD_LOG", USUAL_LOG, args.log_json);
     let bitcoind = match (
         args.bitcoind_cookie,
         args.bitcoind_user,
@@ -230,45 +222,15 @@ fn serve(args: RunArgs) -> anyhow::Result<()> {
     ) {
         (Some(cookie), None, _) => daemon::with_cookie(&args.bitcoind_url, &cookie)?,
         (None, Some(user), Some(file)) => {
-            let text = read(&file)?;
-            let password = text.lines().next().unwrap_or_default();
-            daemon::rpc(&args.bitcoind_url, &user, password)?
+            daemon::rpc(&args.bitcoind_url, &user, &program::first_line(&file)?)?
         }
         _ => bail!(
             "give --bitcoind-cookie FILE, or --bitcoind-user NAME with --bitcoind-password-file FILE"
         ),
     };
-    let runtime = runtime()?;
-    let outcome = runtime.block_on(daemon::run(RunSetup {
+    program::run(daemon::run(RunSetup {
         data_dir: DataDir::new(args.data_dir.data_dir),
         bitcoind,
         metrics_listen: args.metrics_listen,
-    }));
-    // What still blocks works for nobody.
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    outcome
-}
-
-fn init_logs(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MODMINT_GATEWAYD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,ldk=warn"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if json {
-        logs.json().init();
-    } else {
-        logs.with_ansi(std::io::stderr().is_terminal()).init();
-    }
-}
-
-fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)?;
-    } else {
-        *text = std::fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-    }
-    Ok(text)
+    }))
 }

@@ -115,11 +115,12 @@ enum FederationCommand {
         /// It begins with modmint1
         invite: String,
     },
-    /// Serve one no longer; its e-cash stays
+    /// Serve one no longer, and show what is left there
     Leave {
         /// Its id
         id: FederationId,
-        /// Even where there is e-cash
+        /// Even where there is e-cash, or something is under way: that goes on, and the
+        /// e-cash stays
         #[arg(long)]
         force: bool,
     },
@@ -275,12 +276,12 @@ fn post(path: impl Into<String>, body: Value, show: fn(&Value) -> String) -> Req
     }
 }
 
-fn delete(path: impl Into<String>) -> Request {
+fn delete(path: impl Into<String>, show: fn(&Value) -> String) -> Request {
     Request {
         method: Method::DELETE,
         path: path.into(),
         body: None,
-        show: output::done,
+        show,
     }
 }
 
@@ -321,7 +322,12 @@ fn request(command: &Command) -> Result<Request, Failed> {
             post("/v1/channels", json_of(&order), output::names)
         }
         Command::Channel(ChannelCommand::Close { id, force }) => {
-            delete(format!("/v1/channels/{id}?force={force}"))
+            // It becomes a part of the path.
+            if id.is_empty() || !id.chars().all(|c| c.is_ascii_hexdigit()) {
+                let told = format!("{id:?} is no channel's id; 32 hexadecimal digits are expected");
+                return Err(Failed::new(Exit::Usage, "bad-argument", told));
+            }
+            delete(format!("/v1/channels/{id}?force={force}"), output::done)
         }
         Command::Connect { peer: text } => {
             let (peer, address) = peer(text)?;
@@ -380,7 +386,7 @@ fn federation(command: &FederationCommand) -> Request {
             post("/v1/federations", json_of(&order), output::federation)
         }
         FederationCommand::Leave { id, force } => {
-            delete(format!("/v1/federations/{id}?force={force}"))
+            delete(format!("/v1/federations/{id}?force={force}"), output::names)
         }
         FederationCommand::Terms {
             id,
@@ -424,15 +430,37 @@ fn federation(command: &FederationCommand) -> Request {
     }
 }
 
+/// Whether a URL is of this machine.
+fn is_here(url: &str) -> bool {
+    let url = url::Url::parse(url).ok();
+    match url.as_ref().and_then(url::Url::host) {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
 async fn ask(cli: &Cli, request: &Request) -> Result<Value, Failed> {
     let error = |e: reqwest::Error| Failed::new(Exit::Error, "error", e.to_string());
-    let http = reqwest::Client::builder()
+    let mut http = reqwest::Client::builder()
         .timeout(PATIENCE)
-        .build()
-        .map_err(error)?;
+        // A gateway sends nobody elsewhere.
+        .redirect(reqwest::redirect::Policy::none());
+    if is_here(&cli.url) {
+        http = http.no_proxy();
+    }
+    let http = http.build().map_err(error)?;
     let url = format!("{}{}", cli.url.trim_end_matches('/'), request.path);
     let mut asked = http.request(request.method.clone(), &url);
     if let Some(file) = &cli.key_file {
+        if !cli.url.starts_with("https://") && !is_here(&cli.url) {
+            let told = format!(
+                "the key is not sent to {}, where others could read it on its way; https://, or this machine, is expected",
+                cli.url
+            );
+            return Err(Failed::new(Exit::Usage, "bad-argument", told));
+        }
         let key = fs::read_to_string(file).map_err(|e| {
             let told = format!("the key in {} cannot be read: {e}", file.display());
             Failed::new(Exit::Usage, "bad-argument", told)
@@ -515,6 +543,30 @@ fn main() -> ExitCode {
         Err(failed) => {
             output::error(as_json, &failed.code, &failed.message);
             ExitCode::from(failed.exit as u8)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_from_others_that_look_like_it() {
+        for here in [
+            "http://127.0.0.1:8180",
+            "http://localhost",
+            "http://[::1]:1/",
+        ] {
+            assert!(is_here(here), "{here}");
+        }
+        for elsewhere in [
+            "http://gateway.example",
+            "http://127.0.0.1.example",
+            "http://localhost@example.org",
+            "nonsense",
+        ] {
+            assert!(!is_here(elsewhere), "{elsewhere}");
         }
     }
 }

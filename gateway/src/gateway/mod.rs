@@ -12,16 +12,18 @@ mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use modmint_client::{Services, no_such_service};
 use modmint_core::{FederationId, Hash32, Refusal, config::Network};
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 use crate::{
     federations::Federations,
@@ -58,6 +60,12 @@ const LOOK_AFTER: Duration = match cfg!(test) {
     false => Duration::from_secs(10),
     true => Duration::from_millis(50),
 };
+/// How often what there is is counted, beside after each payment.
+const COUNT_AFTER: Duration = match cfg!(test) {
+    false => Duration::from_secs(10),
+    // A test that sees a count sees that of a payment.
+    true => Duration::from_secs(3600),
+};
 /// So long after its end an invoice that nobody has paid is forgotten.
 const FORGET_SECONDS: u64 = 24 * 3600;
 
@@ -78,6 +86,8 @@ struct Inner {
     /// Payments in that somebody is at.
     driven: Mutex<HashSet<Hash32>>,
     changed: watch::Sender<u64>,
+    /// A payment is over: what there is is counted.
+    over: Notify,
 }
 
 impl Gateway {
@@ -99,6 +109,7 @@ impl Gateway {
             beginning: tokio::sync::Mutex::default(),
             driven: Mutex::default(),
             changed: watch::channel(0).0,
+            over: Notify::new(),
         }))
     }
 
@@ -143,7 +154,7 @@ impl Gateway {
     /// Takes the node's events and brings to an end what is unfinished, until it is
     /// dropped. To be run after the wallet has resumed.
     pub async fn run(&self) {
-        tokio::join!(self.take_events(), self.look_after());
+        tokio::join!(self.take_events(), self.look_after(), self.keep_count());
     }
 
     /// The only one who takes events. What one brings is durable before it is forgotten.
@@ -151,7 +162,7 @@ impl Gateway {
         let mut pause = RETRY.0;
         loop {
             let event = self.0.node.next_event().await;
-            match self.event(&event).await {
+            match surviving(self.event(&event)).await {
                 Ok(()) => pause = RETRY.0,
                 Err(e) => {
                     tracing::error!("the node's event waits: {e:#}");
@@ -177,6 +188,7 @@ impl Gateway {
             } => self.held(*payment_hash, *amount_msat, *deadline).await?,
             NodeEvent::Settled { payment_hash } => {
                 journal.update_incoming(*payment_hash, |row| settled(&row.state))?;
+                self.0.over.notify_one();
             }
             NodeEvent::Paid {
                 payment_hash,
@@ -200,6 +212,7 @@ impl Gateway {
                 if journal.outgoing(*payment_hash)?.is_some() {
                     let failed = OutgoingState::Failed {
                         reason: reason.clone(),
+                        unsent: false,
                     };
                     journal.update_outgoing(*payment_hash, failed)?;
                 }
@@ -213,7 +226,7 @@ impl Gateway {
     /// What no event and no module begins: what a former life left, and time.
     async fn look_after(&self) {
         loop {
-            if let Err(e) = self.look_once().await {
+            if let Err(e) = surviving(self.look_once()).await {
                 tracing::error!("what is unfinished cannot be looked at: {e:#}");
             }
             tokio::time::sleep(LOOK_AFTER).await;
@@ -235,7 +248,17 @@ impl Gateway {
         for hash in self.0.journal.prune(before)? {
             self.0.node.forget(hash);
         }
-        self.check_ledger().await
+        Ok(())
+    }
+
+    /// Counts what there is after each payment, and now and then.
+    async fn keep_count(&self) {
+        loop {
+            if let Err(e) = surviving(self.check_ledger()).await {
+                tracing::error!("what there is cannot be counted: {e:#}");
+            }
+            let _ = tokio::time::timeout(COUNT_AFTER, self.0.over.notified()).await;
+        }
     }
 
     async fn settle_again(
@@ -256,6 +279,7 @@ impl Gateway {
                 _ => None,
             };
             self.0.journal.update_incoming(hash, lost)?;
+            self.0.over.notify_one();
         } else {
             node.settle(hash, preimage).await?;
         }
@@ -305,6 +329,22 @@ impl Gateway {
     }
 }
 
+/// A panic is a bug; to whoever waits for a payment it is one more error, after which
+/// it is tried again.
+async fn surviving<T>(what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    // Nothing is left half done in memory: what is true is in the journal, which is
+    // written whole or not at all.
+    let ended = AssertUnwindSafe(what).catch_unwind().await;
+    ended.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(anyhow::anyhow!(
+            "panicked: {}",
+            text.unwrap_or("without a word")
+        ))
+    })
+}
+
 fn settled(state: &IncomingState) -> Option<IncomingState> {
     match state {
         IncomingState::Settling { preimage, .. } | IncomingState::Lost { preimage } => {
@@ -346,9 +386,24 @@ impl Services for Lightning {
         let gateway = Gateway(self.0.upgrade().ok_or_else(|| {
             Refusal::new("closed", "the gateway is ending; ask again when it is back")
         })?);
+        let served = surviving(async { Ok(gateway.serve(federation, name, request).await) });
+        // Not final: the module asks again.
+        served
+            .await
+            .unwrap_or_else(|e| Err(Refusal::new("internal", format!("{e:#}"))))
+    }
+}
+
+impl Gateway {
+    async fn serve(
+        &self,
+        federation: FederationId,
+        name: &str,
+        request: &[u8],
+    ) -> Result<Vec<u8>, Refusal> {
         match name {
             "lightning.pay" => {
-                let answer = gateway.pay(federation, read(request)?).await?;
+                let answer = self.pay(federation, read(request)?).await?;
                 write(&answer)
             }
             "lightning.settle" => {
@@ -356,12 +411,12 @@ impl Services for Lightning {
                     payment_hash,
                     preimage,
                 } = read(request)?;
-                gateway.settle(federation, payment_hash, preimage).await?;
+                self.settle(federation, payment_hash, preimage).await?;
                 write(&Nothing {})
             }
             "lightning.fail" => {
                 let FailRequest { payment_hash } = read(request)?;
-                gateway.fail(federation, payment_hash).await?;
+                self.fail(federation, payment_hash).await?;
                 write(&Nothing {})
             }
             _ => Err(no_such_service(name)),

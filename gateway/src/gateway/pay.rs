@@ -7,13 +7,16 @@
 use modmint_core::{FederationId, Hash32, Refusal};
 use serde::{Deserialize, Serialize};
 
-use super::{Gateway, PAYMENT_FAILED, RESOLVED_BLOCKS, RETRY, SWAP_MARGIN};
+use super::{Gateway, PAYMENT_FAILED, RESOLVED_BLOCKS, RETRY, SWAP_MARGIN, surviving};
 use crate::{
     journal::{Incoming, IncomingState, Outgoing, OutgoingState},
     lightning::{Invoice, PayError, PayOrder, Sent},
     now,
 };
 
+/// No HTLC is locked for longer, whatever a contract would allow, blocks: a week, which is
+/// also the node's library's own limit.
+const LONGEST_LOCK: u32 = 1008;
 /// An invoice that ends sooner is not paid any more.
 const LEAST_LIFETIME_SECONDS: u64 = 10;
 
@@ -58,9 +61,10 @@ impl Gateway {
         let _one = self.lock(request.payment_hash).await;
         let mut pause = RETRY.0;
         loop {
-            match self.try_pay(federation, &request).await {
+            match surviving(self.try_pay(federation, &request)).await {
                 Ok(answer) => {
                     self.tell();
+                    self.0.over.notify_one();
                     return answer;
                 }
                 Err(e) => tracing::error!(hash = %request.payment_hash, "cannot go on now: {e:#}"),
@@ -79,12 +83,12 @@ impl Gateway {
         let hash = request.payment_hash;
         let row = match self.0.journal.outgoing(hash)? {
             Some(row) if row.federation == federation && row.contract == request.contract => row,
-            Some(_) => {
+            Some(row) if !row.is_unsent() => {
                 return Ok(Err(failed(
                     "another contract has had this gateway pay this invoice, or try to; ask for a new invoice",
                 )));
             }
-            None => match self.begin_pay(federation, request).await? {
+            former => match self.begin_pay(federation, request, former).await? {
                 Ok(row) => row,
                 Err(refusal) => return Ok(Err(refusal)),
             },
@@ -96,16 +100,18 @@ impl Gateway {
         };
         match row.state {
             OutgoingState::Paid { preimage, fee_msat } => Ok(Ok(PayAnswer { preimage, fee_msat })),
-            OutgoingState::Failed { reason } => Ok(Err(failed(reason))),
+            OutgoingState::Failed { reason, .. } => Ok(Err(failed(reason))),
             state => anyhow::bail!("a payment is not over: {state:?}"),
         }
     }
 
-    /// All that is checked before anything is promised; then the row.
+    /// All that is checked before anything is promised; then the row, in the place of
+    /// a `former` one for which nothing was sent.
     async fn begin_pay(
         &self,
         federation: FederationId,
         request: &PayRequest,
+        former: Option<Outgoing>,
     ) -> anyhow::Result<Result<Outgoing, Refusal>> {
         let (journal, node) = (&self.0.journal, &self.0.node);
         let hash = request.payment_hash;
@@ -161,12 +167,19 @@ impl Gateway {
             invoice: request.invoice.clone(),
             amount_msat,
             maximum_fee_msat: request.maximum_fee_msat,
-            latest_height: request.latest_height,
+            latest_height: request
+                .latest_height
+                .min(node.info().height.saturating_add(LONGEST_LOCK)),
             swap: false,
             created: now(),
             updated: now(),
             state: OutgoingState::Started { uncertain: false },
         };
+        if former.is_some() {
+            // What the node remembers of a try that sent nothing would be taken for the
+            // end of this one.
+            node.forget(hash);
+        }
         match journal.incoming(hash)? {
             Some(own) => match self.swap_of(&own, &row)? {
                 Ok(swap) => {
@@ -240,6 +253,7 @@ impl Gateway {
                 }
                 Some(Sent::Failed) if !uncertain => Some(OutgoingState::Failed {
                     reason: "the payment found no way".into(),
+                    unsent: false,
                 }),
                 Some(Sent::Pending) => None,
                 None | Some(Sent::Failed)
@@ -249,6 +263,7 @@ impl Gateway {
                 {
                     Some(OutgoingState::Failed {
                         reason: "whatever was sent has timed out".into(),
+                        unsent: false,
                     })
                 }
                 None | Some(Sent::Failed) if asked => None,
@@ -263,8 +278,13 @@ impl Gateway {
                         // The node took it as new, so nothing was under way before.
                         Ok(()) => Some(OutgoingState::Started { uncertain: false }),
                         Err(PayError::Known) => None,
+                        // The row was there before the node knew of the hash, and the node
+                        // has not taken it: nothing ever left, and no event will come.
                         Err(PayError::NotSent(reason)) if !uncertain => {
-                            Some(OutgoingState::Failed { reason })
+                            Some(OutgoingState::Failed {
+                                reason,
+                                unsent: true,
+                            })
                         }
                         Err(PayError::NotSent(reason)) => {
                             tracing::warn!(%hash, "not sent again, and perhaps before: {reason}");
@@ -308,7 +328,10 @@ impl Gateway {
                     preimage,
                     fee_msat: 0,
                 },
-                IncomingState::Failed { reason } => OutgoingState::Failed { reason },
+                IncomingState::Failed { reason } => OutgoingState::Failed {
+                    reason,
+                    unsent: false,
+                },
                 IncomingState::Swap { .. } => {
                     Self::changed(&mut seen).await;
                     continue;
@@ -319,7 +342,10 @@ impl Gateway {
         }
     }
 
-    /// What would be lost with a federation: e-cash, and what is being paid for it.
+    /// What would be lost with a federation: what it owes, and what is being paid for
+    /// it. It owes the e-cash that the wallet has, or what the gateway has given for its
+    /// users, whichever is more: a federation, or a module of it, that hides the e-cash
+    /// it owes does not get more by that.
     ///
     /// # Errors
     /// The disk fails, or the wallet cannot say what it holds.
@@ -330,6 +356,7 @@ impl Gateway {
             .iter()
             .filter(|(_, row)| row.federation == *federation)
             .map(|(_, row)| row.amount_msat.saturating_add(row.maximum_fee_msat));
-        Ok(under_way.fold(ecash, u64::saturating_add))
+        let owed = ecash.max(self.0.journal.given_msat(federation)?);
+        Ok(under_way.fold(owed, u64::saturating_add))
     }
 }

@@ -7,7 +7,7 @@
 use modmint_core::{Amount, FederationId, Hash32, Refusal, sha256};
 use serde::{Deserialize, Serialize};
 
-use super::{CLAIM_MARGIN, Gateway, RETRY};
+use super::{CLAIM_MARGIN, Gateway, RETRY, surviving};
 use crate::{
     federations::{BeginError, ReceiveOrder},
     journal::{Incoming, IncomingState},
@@ -19,6 +19,8 @@ use crate::{
 const EXPIRY_SECONDS: (u32, u32) = (60, 24 * 3600);
 /// The longest description of an invoice, bytes: BOLT 11.
 const MAX_DESCRIPTION_BYTES: usize = 639;
+/// So many invoices wait to be paid at most.
+const MOST_WAITING: usize = if cfg!(test) { 50 } else { 20_000 };
 /// The longest offer, bytes.
 const MAX_OFFER_BYTES: usize = 8 << 10;
 
@@ -111,6 +113,14 @@ impl Gateway {
                 false => Ok(row.invoice),
                 true => self.make(&order).await,
             };
+        }
+        if journal.waiting(MOST_WAITING)? == MOST_WAITING {
+            return Err(InvoiceError::Unavailable(Refusal::new(
+                "too-many-invoices",
+                format!(
+                    "{MOST_WAITING} invoices of this gateway wait to be paid, which is the most; some end soon"
+                ),
+            )));
         }
         let row = Incoming {
             number: None,
@@ -244,16 +254,20 @@ impl Gateway {
         received_msat: u64,
         deadline: u32,
     ) -> anyhow::Result<()> {
-        let row = self
-            .0
-            .journal
-            .update_incoming(hash, |row| match row.state {
-                IncomingState::Waiting => Some(IncomingState::Held {
-                    received_msat,
-                    deadline,
-                }),
-                _ => None,
-            })?;
+        let journal = &self.0.journal;
+        let served = match journal.incoming(hash)? {
+            Some(row) => journal.membership(&row.federation)?,
+            None => None,
+        };
+        // What comes for a federation that was left goes back.
+        let served = served.is_some_and(|served| served.active);
+        let row = journal.update_incoming(hash, |row| match row.state {
+            IncomingState::Waiting if served => Some(IncomingState::Held {
+                received_msat,
+                deadline,
+            }),
+            _ => None,
+        })?;
         match row.map(|row| row.state) {
             Some(IncomingState::Held { .. }) => self.drive(hash),
             // The same that is being settled, told again after a crash.
@@ -271,7 +285,7 @@ impl Gateway {
         let gateway = self.clone();
         tokio::spawn(async move {
             let mut pause = RETRY.0;
-            while let Err(e) = gateway.buy(hash).await {
+            while let Err(e) = surviving(gateway.buy(hash)).await {
                 tracing::error!(%hash, "cannot go on now: {e:#}");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY.1);
@@ -300,8 +314,10 @@ impl Gateway {
             } => (received_msat, deadline),
             _ => return Ok(()),
         };
+        // Of what is there, and not of what the invoice's orderer said that the offer asks:
+        // only the module can read that.
         let minimum_fee = match journal.membership(&row.federation)? {
-            Some(membership) => membership.terms.receive_fee(row.contract_msat),
+            Some(membership) => received_msat - membership.terms.largest_contract(received_msat),
             None => 0,
         };
         let order = ReceiveOrder {
@@ -329,6 +345,7 @@ impl Gateway {
                 Err(BeginError::Refused(refusal)) => {
                     return self.refuse(hash, refusal.to_string()).await;
                 }
+                Err(busy @ BeginError::Busy) => return Err(busy.into()),
                 Err(BeginError::Trouble(e)) => return Err(e),
             }
         }
@@ -359,6 +376,7 @@ impl Gateway {
                 _ => None,
             })?;
         self.tell();
+        self.0.over.notify_one();
         match row.map(|row| row.state) {
             Some(IncomingState::Failing { .. }) => self.give_back(hash).await,
             _ => Ok(()),
@@ -406,6 +424,7 @@ impl Gateway {
         };
         let row = retried(|| self.0.journal.update_incoming(hash, change)).await;
         self.tell();
+        self.0.over.notify_one();
         match row.filter(|row| row.federation == federation) {
             Some(Incoming {
                 state: IncomingState::Settled { .. } | IncomingState::Lost { .. },

@@ -8,7 +8,7 @@ use std::{
     sync::{OnceLock, atomic::Ordering},
 };
 
-use modmint_core::sha256;
+use modmint_core::{Amount, sha256};
 use tempfile::TempDir;
 
 use super::*;
@@ -47,11 +47,15 @@ enum Bought {
 struct FakeFederations {
     services: OnceLock<Mutex<Arc<dyn Services>>>,
     bought: Mutex<HashMap<Hash32, Bought>>,
+    /// What the gateway wanted to keep of each.
+    fees: Mutex<HashMap<Hash32, Amount>>,
     balances: Mutex<HashMap<FederationId, u64>>,
     /// Refuses to begin.
     refuses: Mutex<bool>,
     /// Begins, and then the offer is junk.
     junk: Mutex<bool>,
+    /// So often it panics first.
+    panics: Mutex<u32>,
 }
 
 #[async_trait]
@@ -72,6 +76,9 @@ impl Federations for FakeFederations {
         if *self.refuses.lock() {
             return Err(BeginError::Refused(Refusal::new("not-today", "not today")));
         }
+        self.fees
+            .lock()
+            .insert(order.payment_hash, order.minimum_fee);
         let mut bought = self.bought.lock();
         bought.entry(order.payment_hash).or_insert(Bought::Begun);
         Ok(())
@@ -79,6 +86,13 @@ impl Federations for FakeFederations {
 
     async fn received(&self, order: &ReceiveOrder) -> anyhow::Result<Result<(), Refusal>> {
         let services = self.services.get().unwrap().lock().clone();
+        let panics = {
+            let mut left = self.panics.lock();
+            let panics = *left > 0;
+            *left = left.saturating_sub(1);
+            panics
+        };
+        assert!(!panics, "it was asked to");
         let known = self.bought.lock()[&order.payment_hash];
         let junk = *self.junk.lock();
         if known == Bought::Begun {
@@ -117,6 +131,7 @@ struct World {
     node: Arc<FakeNode>,
     federations: Arc<FakeFederations>,
     journal: Arc<Journal>,
+    thresholds: Thresholds,
 }
 
 impl World {
@@ -142,6 +157,7 @@ impl World {
             node: Arc::new(FakeNode::at(100)),
             federations: Arc::new(federations),
             journal,
+            thresholds: Thresholds::default(),
         }
     }
 
@@ -157,7 +173,7 @@ impl World {
                 self.node.clone(),
                 self.journal.clone(),
                 self.federations.clone(),
-                Ledger::new(Thresholds::default()),
+                Ledger::new(self.thresholds),
             );
             let services = gateway.services();
             let place = &self.federations.services;
@@ -261,6 +277,161 @@ fn what_came_back_has_failed_for_ever() {
         });
     }
     assert_eq!((world.left(1), world.left(2)), (1, 0));
+}
+
+/// The same invoice, for another contract.
+fn again(n: u8) -> PayRequest {
+    PayRequest {
+        contract: Hash32([77; 32]),
+        ..request(n)
+    }
+}
+
+#[test]
+fn what_was_never_sent_may_be_tried_again_for_another_contract() {
+    let world = World::new();
+    for (n, fate, left) in [(1, Fate::NoRoute, 0), (2, Fate::Comes, 1)] {
+        world.fate(n, fate);
+        world.life(async |gateway| {
+            gateway.pay(PAYER, request(n)).await.unwrap_err();
+        });
+        assert_eq!(world.left(n), left);
+        world.fate(n, Fate::Arrives(preimage(n)));
+    }
+    world.life(async |gateway| {
+        let answer = soon(gateway.pay(PAYER, again(1))).await.unwrap();
+        assert_eq!(answer.unwrap().preimage, preimage(1));
+        // The first contract was given back: nothing is ever paid for it.
+        gateway.pay(PAYER, request(1)).await.unwrap_err();
+        // What the node sent once may still come to life in its events.
+        gateway.pay(PAYER, again(2)).await.unwrap_err();
+    });
+    assert_eq!((world.left(1), world.left(2)), (1, 1));
+    assert_eq!(world.journal.log(None, 10).unwrap().len(), 3);
+}
+
+#[test]
+fn killed_at_each_write_what_is_tried_twice_leaves_once() {
+    let pays = async |world: &World, gateway: Gateway| {
+        let row = world.journal.outgoing(hash(1)).unwrap();
+        if row.is_none_or(|row| row.contract == request(1).contract) {
+            world.fate(1, Fate::NoRoute);
+        }
+        gateway.pay(PAYER, request(1)).await.unwrap_err();
+        world.fate(1, Fate::Arrives(preimage(1)));
+        let _ = gateway.pay(PAYER, again(1)).await;
+    };
+    let writes = killed_at_each_write(pays, pays, |world| {
+        let row = world.journal.outgoing(hash(1)).unwrap().unwrap();
+        let paid = matches!(row.state, OutgoingState::Paid { .. });
+        assert_eq!(world.left(1), u32::from(paid), "{row:?}");
+        assert_eq!(paid, row.contract == again(1).contract);
+    });
+    assert!(writes >= 4, "{writes}");
+}
+
+#[test]
+fn a_federation_that_hides_what_it_owes_is_paid_for_up_to_the_limit() {
+    let world = World::new();
+    world.life(async |gateway| {
+        // Its balance never becomes more.
+        for n in 1..=9 {
+            world.fate(n, Fate::Arrives(preimage(n)));
+            gateway.pay(PAYER, request(n)).await.unwrap();
+        }
+        world.fate(10, Fate::Arrives(preimage(10)));
+        let refused = gateway.pay(PAYER, request(10)).await.unwrap_err();
+        assert!(refused.message.contains("at most"), "{refused}");
+        // What comes back by the same way makes room.
+        gateway.ledger().accept(&world.journal).unwrap();
+        gateway.pay(PAYER, request(10)).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_missing_after_a_payment_is_seen_then_and_halts_the_gateway() {
+    let mut world = World::new();
+    world.thresholds = Thresholds {
+        grace_msat: 0,
+        patience_seconds: 0,
+        ..Thresholds::default()
+    };
+    // What the contracts of payments bring counts already, 1000 msat of fee each.
+    let holds = |msat| world.federations.balances.lock().insert(PAYEE, msat);
+    world.life(async |gateway| {
+        until(|| world.journal.mark().unwrap().highest_msat == 5 * AMOUNT).await;
+        for (n, left, status) in [(1, 374_000, "warning"), (2, 200_000, "halted")] {
+            world.fate(n, Fate::Arrives(preimage(n)));
+            holds(left);
+            gateway.pay(PAYER, request(n)).await.unwrap();
+            until(|| gateway.ledger().last().status == status).await;
+        }
+        gateway.pay(PAYER, request(3)).await.unwrap_err();
+        assert!(gateway.invoice(order(4)).await.is_err());
+    });
+}
+
+#[test]
+fn a_panic_delays_a_payment_and_loses_none() {
+    let world = World::new();
+    *world.federations.panics.lock() = 3;
+    world.life(async |gateway| {
+        gateway.invoice(order(1)).await.unwrap();
+        world.node.tell(NodeEvent::Held {
+            payment_hash: hash(1),
+            amount_msat: AMOUNT,
+            deadline: 140,
+        });
+        until(|| gateway.invoice_state(hash(1)).unwrap() == Some(InvoiceState::Settled)).await;
+    });
+    assert_eq!(*world.federations.panics.lock(), 0);
+    assert!(world.node.state.lock().settled.contains_key(&hash(1)));
+}
+
+#[test]
+fn what_comes_for_a_federation_that_was_left_goes_back_and_what_was_there_goes_on() {
+    let world = World::new();
+    let held = |n| NodeEvent::Held {
+        payment_hash: hash(n),
+        amount_msat: AMOUNT,
+        deadline: 140,
+    };
+    world.life(async |gateway| {
+        for n in [1, 2] {
+            gateway.invoice(order(n)).await.unwrap();
+        }
+        // It is on its way when the operator leaves.
+        *world.federations.panics.lock() = 20;
+        world.node.tell(held(1));
+        until(|| gateway.invoice_state(hash(1)).unwrap() == Some(InvoiceState::Held)).await;
+        let left = Membership {
+            active: false,
+            ..world.journal.membership(&PAYEE).unwrap().unwrap()
+        };
+        world.journal.put_membership(&PAYEE, &left).unwrap();
+        world.node.tell(held(2));
+        until(|| world.node.state.lock().failed == [hash(2)]).await;
+        until(|| gateway.invoice_state(hash(1)).unwrap() == Some(InvoiceState::Settled)).await;
+        assert!(gateway.invoice(order(3)).await.is_err());
+    });
+}
+
+#[test]
+fn there_are_only_so_many_invoices_that_nobody_pays() {
+    let world = World::new();
+    world.life(async |gateway| {
+        let mut made = 0;
+        let refused = loop {
+            match gateway.invoice(order(made + 1)).await {
+                Ok(_) => made += 1,
+                Err(refused) => break refused,
+            }
+        };
+        assert!(made > 10, "{refused}");
+        assert!(refused.to_string().contains("wait to be paid"), "{refused}");
+        // The same again is no other.
+        gateway.invoice(order(1)).await.unwrap();
+    });
 }
 
 #[test]
@@ -391,6 +562,29 @@ fn an_invoice_is_paid_bought_and_settled() {
     });
     let state = world.node.state.lock();
     assert_eq!(state.settled.get(&hash(1)), Some(&preimage(1)));
+}
+
+#[test]
+fn the_fee_is_of_what_is_paid_whatever_the_order_said_of_the_offer() {
+    let world = World::new();
+    world.life(async |gateway| {
+        for (n, contract_msat) in [(1, AMOUNT - 1_000), (2, 1)] {
+            let order = InvoiceOrder {
+                contract_msat,
+                ..order(n)
+            };
+            gateway.invoice(order).await.unwrap();
+            world.node.tell(NodeEvent::Held {
+                payment_hash: hash(n),
+                amount_msat: AMOUNT,
+                deadline: 140,
+            });
+            until(|| world.federations.fees.lock().contains_key(&hash(n))).await;
+        }
+    });
+    // 1000 parts per million of 99,900.
+    let fees = world.federations.fees.lock();
+    assert_eq!((fees[&hash(1)], fees[&hash(2)]), (Amount(100), Amount(100)));
 }
 
 #[test]

@@ -196,7 +196,9 @@ impl LightningNode for FakeNode {
     }
 
     fn forget(&self, payment_hash: Hash32) {
-        self.state.lock().received.remove(&payment_hash);
+        let mut state = self.state.lock();
+        state.received.remove(&payment_hash);
+        state.sent.remove(&payment_hash);
     }
 
     async fn pay(&self, order: &PayOrder) -> Result<(), PayError> {

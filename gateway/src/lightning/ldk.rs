@@ -367,7 +367,7 @@ impl LightningNode for LdkNode {
 
     fn forget(&self, payment_hash: Hash32) {
         if let Err(e) = self.node.remove_payment(&PaymentId(payment_hash.0)) {
-            tracing::warn!("an old invoice stays in the node's records: {e}");
+            tracing::warn!("{payment_hash} stays in the node's records: {e}");
         }
     }
 

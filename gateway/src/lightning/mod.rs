@@ -267,7 +267,8 @@ pub trait LightningNode: Send + Sync + 'static {
     /// no invoice of this hash.
     fn received(&self, payment_hash: Hash32) -> Option<Received>;
 
-    /// Forgets an invoice that nobody has paid and that has ended.
+    /// Forgets an invoice that nobody has paid and that has ended, or a payment that was
+    /// not sent.
     fn forget(&self, payment_hash: Hash32);
 
     /// Begins a payment; what comes of it are events, and [`LightningNode::sent`].

@@ -8,7 +8,6 @@
 
 mod backend;
 mod description;
-mod docs;
 mod failures;
 mod routes;
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, ops::Deref, path::PathBuf, sync::Arc, time::Dur
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -25,7 +24,7 @@ use modmint_core::{
     },
 };
 use modmint_rest::{
-    BURST_SECONDS, Body, Failure, PROBLEM_JSON, Parameters, Rate, Requests, Segments,
+    BURST_SECONDS, Body, Failure, PROBLEM_JSON, Pages, Parameters, Rate, Requests, Segments,
 };
 use serde::Deserialize;
 use tokio::{
@@ -41,7 +40,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{backend::Backend, docs};
+use super::backend::Backend;
 
 /// The longest wait for an answer that is not there yet.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -249,10 +248,7 @@ pub(super) fn router(api: Api, requests: Requests) -> Router {
     };
     let mut description = json(serde_json::to_value(&description));
     description["x-limits"] = json(serde_json::to_value(&limits));
-    let pages = Pages {
-        docs: docs::page(&description, &limits).into(),
-        openapi: description.to_string().into(),
-    };
+    let pages = Pages::of(&description);
     let rate = Rate::new(limits.requests_per_second);
     modmint_rest::wrap(
         routes.with_state(api.clone()).layer(Extension(pages)),
@@ -260,13 +256,6 @@ pub(super) fn router(api: Api, requests: Requests) -> Router {
         rate,
         requests,
     )
-}
-
-/// What never changes: the description as JSON, and as a page.
-#[derive(Clone)]
-struct Pages {
-    openapi: Bytes,
-    docs: Bytes,
 }
 
 /// Problems with a request's body, of whatever route.
@@ -669,19 +658,12 @@ async fn readyz(State(api): State<Api>) -> Response {
 #[utoipa::path(get, path = "/openapi.json",
     responses((status = 200, content_type = "application/json", body = Object), Common))]
 async fn openapi(Extension(pages): Extension<Pages>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], pages.openapi).into_response()
+    pages.openapi()
 }
 
 /// This description, for people.
 #[utoipa::path(get, path = "/docs",
     responses((status = 200, content_type = "text/html", body = String), Common))]
 async fn docs(Extension(pages): Extension<Pages>) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            docs::CONTENT_SECURITY_POLICY,
-        ),
-    ];
-    (headers, pages.docs).into_response()
+    pages.docs()
 }

@@ -1,12 +1,6 @@
 //! `modmintd`, the guardian's program: set-up, founding, running, checking.
 
-use std::{
-    io::{IsTerminal, Read},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -16,10 +10,11 @@ use modmint_host::{
     guardian::{self, DataDir, GuardianFile, RunSetup},
     pipeline::SkipList,
 };
+use modmint_rest::program;
 use zeroize::Zeroizing;
 
-/// How long threads have that are busy when all else has ended.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is logged unless MODMINTD_LOG says otherwise.
+const USUAL_LOG: &str = "info,AlephBFT=error,aleph_bft=error";
 
 /// A guardian of a Modmint federation.
 #[derive(Parser)]
@@ -218,7 +213,7 @@ fn found(args: &FoundArgs) -> anyhow::Result<()> {
 }
 
 fn serve(args: RunArgs) -> anyhow::Result<()> {
-    init_logs(args.log_json);
+    program::init_logs("MODMINTD_LOG", USUAL_LOG, args.log_json);
     let password = read_password(&args.password, false)?;
     let auth = match (
         args.bitcoind_cookie,
@@ -228,47 +223,27 @@ fn serve(args: RunArgs) -> anyhow::Result<()> {
         (Some(cookie), None, _) => BitcoindAuth::Cookie(cookie),
         (None, Some(user), Some(file)) => BitcoindAuth::Password {
             user,
-            password: first_line(&file)?.to_string(),
+            password: program::first_line(&file)?.to_string(),
         },
         _ => bail!(
             "give --bitcoind-cookie FILE, or --bitcoind-user NAME with --bitcoind-password-file FILE"
         ),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    let outcome = runtime.block_on(guardian::run(RunSetup {
+    program::run(guardian::run(RunSetup {
         data_dir: DataDir::new(args.data_dir.data_dir),
         password,
         bitcoind_url: args.bitcoind_url,
         bitcoind_auth: auth,
         metrics_listen: args.metrics_listen,
         requests_per_second: args.requests_per_second,
-    }));
-    // What still blocks reads for nobody.
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    outcome
-}
-
-fn init_logs(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MODMINTD_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,AlephBFT=error,aleph_bft=error")
-    });
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if json {
-        logs.json().init();
-    } else {
-        logs.with_ansi(std::io::stderr().is_terminal()).init();
-    }
+    }))
 }
 
 /// The password, from the file named, the environment or the terminal; never from
 /// an argument, which every user of the machine could read.
 fn read_password(args: &PasswordArgs, new: bool) -> anyhow::Result<Zeroizing<String>> {
     let password = if let Some(path) = &args.password_file {
-        first_line(path)?
+        program::first_line(path)?
     } else if let Ok(password) = std::env::var("MODMINTD_PASSWORD") {
         Zeroizing::new(password)
     } else if std::io::stdin().is_terminal() {
@@ -288,17 +263,4 @@ fn read_password(args: &PasswordArgs, new: bool) -> anyhow::Result<Zeroizing<Str
         bail!("the password is empty");
     }
     Ok(password)
-}
-
-fn first_line(path: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text)?;
-    } else {
-        *text = std::fs::read_to_string(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-    }
-    Ok(Zeroizing::new(
-        text.lines().next().unwrap_or_default().to_owned(),
-    ))
 }

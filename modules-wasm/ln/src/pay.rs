@@ -48,7 +48,8 @@ const LOOK_SECONDS: u64 = 120;
 /// Hashes that this wallet is paying or has paid: paying one twice is money lost. The
 /// value is whether it is paid.
 const PAID: Table<PaymentHash, bool> = Table::new(b'p');
-/// Gateways that have not paid a hash: they do not try again, another one may.
+/// Gateways that have not paid a hash: others are asked first. They try again only what
+/// they have never sent, and cancel at once otherwise.
 const TRIED: Table<(PaymentHash, PublicKey), ()> = Table::new(b't');
 
 /// A payment.
@@ -258,12 +259,18 @@ fn looked_up(mut pay: Pay, lookup: Lookup, outcome: EffectResult) -> Step {
 // Which gateway, for how much.
 
 fn listed(mut pay: Pay, invoice: Invoice, outcome: EffectResult) -> Step {
-    let mut known: Vec<KnownGateway> = match answer(outcome) {
+    let known: Vec<KnownGateway> = match answer(outcome) {
         Ok(known) => known,
         Err(refusal) => return failed(refusal),
     };
     let hash = invoice.payment_hash;
-    known.retain(|known| !TRIED.contains(&(hash, known.gateway.gateway_key)));
+    let tried = |known: &KnownGateway| TRIED.contains(&(hash, known.gateway.gateway_key));
+    let (mut known, untried): (Vec<_>, Vec<_>) = known.into_iter().partition(tried);
+    if pay.gateway.is_some() || untried.is_empty() {
+        known.extend(untried);
+    } else {
+        known = untried;
+    }
     let first = pay.next();
     let wanted = pay.gateway.as_deref();
     match Market::open(known, wanted, Direction::Pay, invoice.amount, first) {

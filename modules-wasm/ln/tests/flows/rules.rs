@@ -11,13 +11,13 @@ use modmint_sdk::{
 use crate::world::*;
 
 /// Keys that tests sign with.
-struct Signer(Wallet);
+pub struct Signer(Wallet);
 
 impl Signer {
-    fn new(world: &World, name: &str) -> Self {
+    pub fn new(world: &World, name: &str) -> Self {
         Self(Wallet::new(&world.federation, name))
     }
-    fn key(&self) -> PublicKey {
+    pub fn key(&self) -> PublicKey {
         let key = || wallet::derive_public_key(&[0]);
         self.0.call(LN, Phase::Look, key)
     }
@@ -25,7 +25,7 @@ impl Signer {
         let sign = || wallet::sign_schnorr(&[0], None, &message());
         self.0.call(LN, Phase::Look, sign)
     }
-    fn cancels(&self, contract: ContractId) -> ContractOrOfferOutput {
+    pub fn cancels(&self, contract: ContractId) -> ContractOrOfferOutput {
         ContractOrOfferOutput::CancelOutgoing(CancelOutgoing {
             contract,
             signature: self.sign(|| cancels(&contract)),
@@ -58,7 +58,7 @@ impl Signer {
         self.encrypt(&mut offer, &preimage_of(number));
         offer
     }
-    fn encrypt(&self, offer: &mut Offer, preimage: &Preimage) {
+    pub fn encrypt(&self, offer: &mut Offer, preimage: &Preimage) {
         let ciphertext = self.0.call(LN, Phase::Look, || {
             wallet::tpe_encrypt(KEY, preimage, &offer.terms(), &[1; 32])
         });
@@ -77,18 +77,18 @@ fn outgoing(gateway: &Signer, user: &Signer, timelock: u32) -> ContractOrOfferOu
     }))
 }
 
-fn buys(offer: &Offer, gateway_key: PublicKey) -> ContractOrOfferOutput {
+pub fn buys(offer: &Offer, gateway_key: PublicKey) -> ContractOrOfferOutput {
     let offer = offer.clone();
     ContractOrOfferOutput::Contract(Contract::Incoming(IncomingContract { offer, gateway_key }))
 }
 
-fn take(world: &World, input: ContractInput) -> Result<InputEffect, Refusal> {
+pub fn take(world: &World, input: ContractInput) -> Result<InputEffect, Refusal> {
     world
         .federation
         .consensus(LN, || Ln::process_input(input.clone()))
 }
 
-fn id_of(world: &World, offer: &Offer) -> OfferId {
+pub fn id_of(world: &World, offer: &Offer) -> OfferId {
     world
         .federation
         .call(LN, Phase::Stateless, None, || offer.id())
@@ -351,7 +351,7 @@ fn shares_are_for_the_buyer_alone_from_the_moment_it_has_paid() {
 }
 
 /// What the shares of these guardians combine to.
-fn decryption_key(world: &World, buyer: &Signer, offer: &Offer) -> [u8; 48] {
+pub fn decryption_key(world: &World, buyer: &Signer, offer: &Offer) -> [u8; 48] {
     let Ok(Answer::Ready(share)) = share(world, buyer, offer) else {
         panic!("it is there");
     };

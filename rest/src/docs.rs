@@ -1,11 +1,16 @@
-//! `/docs`: the description as a page to read. One file, nothing fetched, no script.
+//! `/openapi.json` and `/docs`: the routes' description for programs, and as a page to
+//! read. The page is one file, nothing is fetched, and there is no script.
 
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use modmint_core::rest::Limits;
 use serde_json::{Map, Value};
 
 /// What the page may do: show itself.
-pub(super) const CONTENT_SECURITY_POLICY: &str =
+const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 const STYLE: &str = "
@@ -27,8 +32,39 @@ a { color: #0b57a4 }
 }
 ";
 
-/// The page of an OpenAPI description.
-pub(super) fn page(description: &Value, limits: &Limits) -> String {
+/// Both, made once.
+#[derive(Clone)]
+pub struct Pages {
+    openapi: Bytes,
+    docs: Bytes,
+}
+
+impl Pages {
+    /// Of an OpenAPI description; its `x-limits`, an object, is shown as a table.
+    pub fn of(description: &Value) -> Self {
+        Self {
+            openapi: description.to_string().into(),
+            docs: page(description).into(),
+        }
+    }
+
+    /// The answer of `/openapi.json`.
+    pub fn openapi(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/json")], self.openapi).into_response()
+    }
+
+    /// The answer of `/docs`.
+    pub fn docs(self) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        ];
+        (headers, self.docs).into_response()
+    }
+}
+
+fn page(description: &Value) -> String {
+    let limits = &description["x-limits"];
     let title = text(&description["info"], "title");
     let operations = operations(description);
     let page = html! {
@@ -51,9 +87,11 @@ pub(super) fn page(description: &Value, limits: &Limits) -> String {
                         }
                     }
                 }
-                section {
-                    h2 { "Limits" }
-                    (limits_table(limits))
+                @if limits.is_object() {
+                    section {
+                        h2 { "Limits" }
+                        (limits_table(limits))
+                    }
                 }
                 @for operation in &operations { (operation.section()) }
                 h2 { "Schemas" }
@@ -70,11 +108,10 @@ pub(super) fn page(description: &Value, limits: &Limits) -> String {
     page.into_string()
 }
 
-fn limits_table(limits: &Limits) -> Markup {
-    let limits = serde_json::to_value(limits).unwrap_or_default();
+fn limits_table(limits: &Value) -> Markup {
     html! {
         table {
-            @for (name, value) in entries(&limits) {
+            @for (name, value) in entries(limits) {
                 tr { td { code { (name) } } td { (value) } }
             }
         }

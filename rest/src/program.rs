@@ -1,0 +1,69 @@
+//! What a daemon does before and after it serves: logs, secrets in files, a runtime.
+
+use std::{
+    future::Future,
+    io::{IsTerminal, Read},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+/// How long threads have that are busy when all else has ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Logs to standard error, as `variable` of the environment says, or `usually`; each line
+/// one of JSON if `json`.
+pub fn init_logs(variable: &str, usually: &str, json: bool) {
+    let filter = EnvFilter::try_from_env(variable).unwrap_or_else(|_| EnvFilter::new(usually));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        logs.json().init();
+    } else {
+        logs.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+/// The text of a file that holds a secret; `-` is standard input.
+///
+/// # Errors
+/// It cannot be read.
+pub fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)?;
+    } else {
+        *text = std::fs::read_to_string(path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+    }
+    Ok(text)
+}
+
+/// The first line of [`secret`]: a password.
+///
+/// # Errors
+/// It cannot be read.
+pub fn first_line(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let text = secret(path)?;
+    Ok(Zeroizing::new(
+        text.lines().next().unwrap_or_default().to_owned(),
+    ))
+}
+
+/// Runs `what` on a multi-threaded tokio to its end; what still blocks then works for
+/// nobody, and has a few seconds.
+///
+/// # Errors
+/// Those of `what`; also where there is no tokio to be had.
+pub fn run<T>(what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(what);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    outcome
+}
