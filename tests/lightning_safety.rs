@@ -1,5 +1,5 @@
-//! What a gateway meets and users must not lose money by: no route, junk, a federation
-//! that stands still, its own death. Guardians, gateway, node and chain are real.
+//! What a gateway meets and nobody must lose money by: no route, junk, too little time,
+//! another federation, its own death. Guardians, gateway, node and chain are real.
 
 mod common;
 #[path = "common/lightning.rs"]
@@ -26,7 +26,10 @@ use modmint_core::{
     tagged_hash,
 };
 use modmint_crypto::{secp, tpe};
-use modmint_gateway::journal::CRASH_VARIABLE;
+use modmint_gateway::{
+    journal::CRASH_VARIABLE,
+    lightning::{Invoice, LightningNode as _, Sent},
+};
 use modmint_ln::{CIPHERTEXT, ContractInput, KEY, Offer};
 use modmint_sdk::to_hex;
 use serde_json::{Value, json};
@@ -103,8 +106,8 @@ async fn money_comes_back_whatever_the_gateway_meets() {
     let World {
         gateway,
         peer,
-        user,
         federation,
+        ..
     } = &world;
     let id = federation_id(&federation.guardians[0]).await;
     let id_text = id.to_string();
@@ -177,30 +180,7 @@ async fn money_comes_back_whatever_the_gateway_meets() {
     let refused = submit(guardian, &claim).await;
     assert_eq!(refused, Err("no-such-contract".to_owned()));
 
-    // A federation that stands still until the payment must go back: it is not bought.
-    let before = ecash(gateway, &id_text).await.expect("it says");
-    let (waiting, invoice) = invoiced(user, "10000sat").await;
-    for down in [2, 3] {
-        federation.guardians[down].kill();
-    }
-    peer.begin_pay(&invoice).await.expect("it is on its way");
-    until("the node to hold it", || async {
-        last(gateway).await["state"] == "pending"
-    })
-    .await;
-    federation.bitcoind.mine(4).await.expect("blocks");
-    until("the gateway to give it back", || async {
-        last(gateway).await["state"] == "failed"
-    })
-    .await;
-    println!("too near: {}", last(gateway).await["reason"]);
-    for down in [2, 3] {
-        federation.start(down).expect("it starts");
-    }
-    federation.all_ready().await.expect("they are ready");
-    assert_eq!(ecash(gateway, &id_text).await.expect("it says"), before);
-    drop(waiting);
-
+    a_payment_that_goes_back_soon_is_not_bought(&world, &id_text).await;
     swaps_across_federations(&world).await;
     the_operator_leaves_nothing_by_mistake(&world, &id_text).await;
     a_gateway_that_dies_keeps_nothing(&world).await;
@@ -212,6 +192,47 @@ async fn money_comes_back_whatever_the_gateway_meets() {
     println!("the gateway has {} KiB of memory", memory_kib(gateway));
     gateway.stop().await.expect("it ends");
     peer.stop().await;
+}
+
+/// Killed when it holds a payment, and back when there is no time left to buy it.
+async fn a_payment_that_goes_back_soon_is_not_bought(world: &World, id: &str) {
+    let World {
+        gateway,
+        peer,
+        user,
+        federation,
+    } = world;
+    let before = ecash(gateway, id).await.expect("it says");
+    gateway.stop().await.expect("it ends");
+    // The order, the invoice's text, and that it is held.
+    gateway
+        .start_with(&federation.bitcoind, &[(CRASH_VARIABLE, "3")])
+        .await
+        .expect("it starts");
+    lightning::usable(gateway, peer).await.expect("a channel");
+    let (waiting, invoice) = invoiced(user, "10000sat").await;
+    peer.begin_pay(&invoice).await.expect("it is on its way");
+    until("the gateway to be killed", || async {
+        !gateway.is_running()
+    })
+    .await;
+    federation.bitcoind.mine(3).await.expect("blocks");
+    world.again().await;
+    until("the gateway to give it back", || async {
+        last(gateway).await["state"] == "failed"
+    })
+    .await;
+    let line = last(gateway).await;
+    let reason = line["reason"].as_str().expect("a reason");
+    assert!(reason.contains("too near"), "{line}");
+    println!("too near: {reason}");
+    let hash = Invoice::parse(&invoice).expect("an invoice").payment_hash;
+    until("the payer to have it back", || async {
+        peer.node().sent(hash) == Some(Sent::Failed)
+    })
+    .await;
+    assert_eq!(ecash(gateway, id).await.expect("it says"), before);
+    drop(waiting);
 }
 
 async fn swaps_across_federations(world: &World) {
