@@ -1,6 +1,8 @@
 //! Guardians on this machine, founded together.
 
 use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -8,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use futures::future::try_join_all;
+use futures::{future::try_join_all, try_join};
 use modmint_core::{
     Argument, Hash32, PeerId,
     config::{BaseFee, FoundingPlan, Network, PeerConfig, PlannedModule, SessionLimits},
@@ -18,6 +20,7 @@ use modmint_core::{
     },
     sha256,
 };
+use modmint_runtime::{Bundle, Engines};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -161,19 +164,24 @@ impl Federation {
     ) -> Result<Self> {
         let bitcoind = bitcoind.into();
         let set_up = |index| Guardian::set_up(folder, index, &options.environment);
-        let guardians = try_join_all((0..options.guardians).map(set_up)).await?;
+        let bundles = options.modules.iter().map(|m| fs::read(&m.bundle));
+        let bundles: Vec<_> = bundles.collect::<Result<_, _>>()?;
         let modules = options
             .modules
             .iter()
-            .map(|module| {
-                let bundle = std::fs::read(&module.bundle)?;
-                Ok(PlannedModule {
-                    kind: module.kind.clone(),
-                    bundle: modmint_core::BundleHash(sha256(&bundle)),
-                    arguments: module.arguments.clone(),
-                })
+            .zip(&bundles)
+            .map(|(module, bundle)| PlannedModule {
+                kind: module.kind.clone(),
+                bundle: modmint_core::BundleHash(sha256(bundle)),
+                arguments: module.arguments.clone(),
             })
-            .collect::<Result<_>>()?;
+            .collect();
+        let code = folder.join("code");
+        let guardians = try_join_all((0..options.guardians).map(set_up));
+        let (guardians, ()) = try_join!(guardians, compile(code.clone(), bundles))?;
+        for guardian in &guardians {
+            guardian.lend(&code)?;
+        }
         let plan = FoundingPlan {
             name: "regtest federation".into(),
             network: Network::Regtest,
@@ -185,7 +193,7 @@ impl Federation {
             modules,
         };
         let plan_file = folder.join("plan.json");
-        std::fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
+        fs::write(&plan_file, serde_json::to_vec_pretty(&plan)?)?;
         let take_plan = |guardian| Guardian::take_plan(guardian, &plan_file, &options.modules);
         try_join_all(guardians.iter().map(take_plan)).await?;
         let mut federation = Self {
@@ -296,6 +304,22 @@ impl Federation {
     }
 }
 
+/// Compiles bundles into `folder`, once for all guardians: they are one user's on one
+/// machine. What does not compile is theirs to refuse.
+async fn compile(folder: PathBuf, bundles: Vec<Vec<u8>>) -> Result<()> {
+    tokio::task::spawn_blocking(move || {
+        let engines = Engines::new()?;
+        engines.keep_code_in(&folder)?;
+        std::thread::scope(|scope| {
+            for bundle in &bundles {
+                scope.spawn(|| drop(Bundle::load(&engines, bundle)));
+            }
+        });
+        Ok(())
+    })
+    .await?
+}
+
 /// A guardian: its folder and, while it runs, its process.
 #[derive(Debug)]
 pub struct Guardian {
@@ -312,8 +336,8 @@ pub struct Guardian {
 impl Guardian {
     async fn set_up(folder: &Path, index: u16, environment: &[(String, String)]) -> Result<Self> {
         let folder = folder.join(format!("guardian-{index}"));
-        std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join("password"), PASSWORD)?;
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("password"), PASSWORD)?;
         let (api, p2p) = (free_address()?.to_string(), free_address()?.to_string());
         let mut command = Command::new(programs::program("modmintd")?);
         command
@@ -337,6 +361,17 @@ impl Guardian {
             http: local_client()?,
             process: Mutex::new(None),
         })
+    }
+
+    /// Gives it a copy of compiled code.
+    fn lend(&self, code: &Path) -> Result<()> {
+        let own = self.data_folder().join("code");
+        DirBuilder::new().mode(0o700).create(&own)?;
+        for entry in fs::read_dir(code)? {
+            let entry = entry?;
+            fs::copy(entry.path(), own.join(entry.file_name()))?;
+        }
+        Ok(())
     }
 
     async fn take_plan(&self, plan: &Path, modules: &[Module]) -> Result<()> {

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{future::try_join_all, try_join};
-use modmint_core::{Hash32, config::Network, sha256};
+use modmint_core::{Hash32, config::Network, rest::FederationResponse, sha256};
 use modmint_gateway::{
     daemon,
     lightning::{
@@ -73,6 +73,26 @@ impl Lightning {
     pub async fn serve(&self, federation: &Federation, satoshi: u64) -> Result<()> {
         fund(&self.gateway, federation, satoshi).await?;
         self.announced(federation).await
+    }
+
+    /// Changes what the gateway asks for, in words of `modmint-gateway-cli federation
+    /// terms`.
+    ///
+    /// # Errors
+    /// The gateway fails.
+    pub async fn charge(&self, federation: &Federation, terms: &[&str]) -> Result<()> {
+        let id = id(federation).await?;
+        let command = ["federation", "terms", &id];
+        self.gateway.run(&[&command, terms].concat()).await?;
+        Ok(())
+    }
+
+    /// What the gateway has of a federation's e-cash, millisatoshi.
+    ///
+    /// # Errors
+    /// The gateway fails, or does not know it.
+    pub async fn ecash(&self, federation: &Federation) -> Result<u64> {
+        ecash(&self.gateway, &id(federation).await?).await
     }
 
     /// Waits until every guardian knows the gateway, and so every user can find it.
@@ -432,7 +452,16 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.events.abort();
         self.counter.1.abort();
+        // While there is a runtime: the node's library panics when it ends without one.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            tokio::task::block_in_place(|| runtime.block_on(self.node.stop()));
+        }
     }
+}
+
+async fn id(federation: &Federation) -> Result<String> {
+    let response: FederationResponse = federation.guardians[0].get("/v1/federation").await?;
+    Ok(response.id.to_string())
 }
 
 async fn invoice(node: &LdkNode, known: &Mutex<Known>, msat: u64) -> Result<String> {

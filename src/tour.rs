@@ -6,12 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use modmint_core::rest::FederationResponse;
+use futures::try_join;
 use serde_json::{Value, json};
 
 use crate::{
     federation::Federation,
-    lightning::{Lightning, ecash},
+    lightning::Lightning,
     wait_for,
     wallet::{Outcome, Running, Wallet},
 };
@@ -48,13 +48,9 @@ pub async fn walk(
         .step(
             "Alice, Bob and Mallory each make a wallet and join by the invite",
             async {
-                let wallets = (
-                    join("alice").await?,
-                    join("bob").await?,
-                    join("mallory").await?,
-                );
+                let wallets = try_join!(join("alice"), join("bob"), join("mallory"));
                 Ok((
-                    wallets,
+                    wallets?,
                     "the wallets checked the config and the bundles by their hashes".into(),
                 ))
             },
@@ -206,7 +202,7 @@ async fn walk_lightning(
                 (),
                 format!(
                     "{} of e-cash, and a channel of {} sat to a node of somebody else's",
-                    sat(gateways(federation, lightning).await?),
+                    sat(lightning.ecash(federation).await?),
                     capacity.context("it has no channel")?
                 ),
             ))
@@ -282,12 +278,6 @@ pub async fn invoice(wallet: &Wallet, satoshi: u64) -> Result<(Running, String)>
     Ok((waiting, invoice))
 }
 
-/// What the gateway has of the federation's e-cash, millisatoshi.
-async fn gateways(federation: &Federation, lightning: &Lightning) -> Result<u64> {
-    let response: FederationResponse = federation.guardians[0].get("/v1/federation").await?;
-    ecash(&lightning.gateway, &response.id.to_string()).await
-}
-
 /// Waits until all notes that guardians have issued are in these wallets and in the
 /// gateway's, and says how much that is: none are missing, and none are too many.
 async fn all_notes_are_held(
@@ -301,7 +291,7 @@ async fn all_notes_are_held(
             held += wallet.balance().await?;
         }
         if let Some(lightning) = lightning {
-            held += gateways(federation, lightning).await?;
+            held += lightning.ecash(federation).await?;
         }
         let audit = federation.guardians[0].audit().await?;
         let mint = audit.instances.iter().find(|i| i.kind == "mint");

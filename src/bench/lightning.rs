@@ -3,16 +3,12 @@
 
 use std::{
     fmt,
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use futures::future::try_join_all;
+use futures::{future::try_join_all, try_join};
 use modmint_client::{Allowance, LnClient};
 use modmint_core::Amount;
 use serde::Serialize;
@@ -26,6 +22,8 @@ use crate::{
 /// What is paid each time: so much that a commitment transaction has an output for it,
 /// so little that the channel lasts.
 const AMOUNT: Amount = Amount(400_000);
+/// What the gateway keeps of each payment: it takes none in that costs it more.
+const FEES: [&str; 2] = ["--receive-base", "3000"];
 /// What each wallet has, msat.
 const FILLING: u64 = 100_000_000;
 /// What the gateway has of the federation's e-cash, satoshi.
@@ -81,8 +79,8 @@ pub async fn run(
     let federation = found(folder.path()).await?;
     let nodes = folder.path().join("lightning");
     let lightning = Lightning::start(&nodes, &federation.bitcoind).await?;
-    let lightning = Arc::new(lightning);
     lightning.serve(&federation, GATEWAY_SAT).await?;
+    lightning.charge(&federation, &FEES).await?;
     let wallet_folder = tempfile::tempdir_in(memory_or(folder.path()))?;
     tell(&format!("filling {wallets} wallets"));
     let invite = &federation.invite;
@@ -94,11 +92,11 @@ pub async fn run(
 
     let seconds = time.as_secs();
     tell(&format!("paying for {seconds} s"));
-    let pay = measure(&lightning, &clients, time, pay_once).await?;
+    let pay = measure(&lightning, &clients, time, Way::Pay).await?;
     tell(&format!("being paid for {seconds} s"));
-    let receive = measure(&lightning, &clients, time, receive_once).await?;
+    let receive = measure(&lightning, &clients, time, Way::Receive).await?;
     tell(&format!("paying each other for {seconds} s"));
-    let swap = measure(&lightning, &clients, time, swap_once).await?;
+    let swap = measure(&lightning, &clients, time, Way::Swap).await?;
     let (_, resident) = meters::of_process(process_of(&lightning)?)?;
 
     drop(clients);
@@ -127,48 +125,77 @@ fn process_of(lightning: &Lightning) -> Result<u32> {
 }
 
 /// Has all wallets do the same, again and again: each with the one behind it.
-async fn measure<F>(
-    lightning: &Arc<Lightning>,
+async fn measure(
+    lightning: &Lightning,
     clients: &[LnClient],
     time: Duration,
-    once: fn(Arc<Lightning>, LnClient, LnClient) -> F,
-) -> Result<Kind>
-where
-    F: Future<Output = Result<Payment>> + Send + 'static,
-{
-    let stop = Arc::new(AtomicBool::new(false));
-    let running = clients.iter().enumerate().map(|(place, client)| {
-        let next = clients[(place + 1) % clients.len()].clone();
-        let (lightning, client, stop) = (lightning.clone(), client.clone(), stop.clone());
-        tokio::spawn(async move {
+    way: Way,
+) -> Result<Kind> {
+    let stop = AtomicBool::new(false);
+    let paying = clients.iter().enumerate().map(|(place, client)| {
+        let (stop, next) = (&stop, &clients[(place + 1) % clients.len()]);
+        async move {
             let mut payments = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                payments.push(once(lightning.clone(), client.clone(), next.clone()).await?);
+                payments.push(way.once(&lightning.peer, client, next).await?);
             }
             Ok::<_, anyhow::Error>(payments)
-        })
+        }
     });
-    let running: Vec<_> = running.collect();
-    tokio::time::sleep(WARM_UP.min(time)).await;
-    let process = process_of(lightning)?;
-    let ((cpu, _), begun) = (meters::of_process(process)?, Instant::now());
-    tokio::time::sleep(time).await;
-    let ((cpu_then, _), ended) = (meters::of_process(process)?, Instant::now());
-    stop.store(true, Ordering::Relaxed);
-    let mut latencies = Vec::new();
-    for payments in try_join_all(running).await? {
-        let within = |p: &Payment| p.ended >= begun && p.ended < ended;
-        let payments = payments?.into_iter().filter(within);
-        latencies.extend(payments.map(|p| p.ended - p.begun));
-    }
+    let metering = async {
+        tokio::time::sleep(WARM_UP.min(time)).await;
+        let process = process_of(lightning)?;
+        let ((before, _), begun) = (meters::of_process(process)?, Instant::now());
+        tokio::time::sleep(time).await;
+        let ((after, _), ended) = (meters::of_process(process)?, Instant::now());
+        stop.store(true, Ordering::Relaxed);
+        Ok((after - before, begun, ended))
+    };
+    let (payments, (cpu, begun, ended)) = try_join!(try_join_all(paying), metering)?;
+    let payments = payments.iter().flatten();
+    let within = payments.filter(|p| p.ended >= begun && p.ended < ended);
+    let mut latencies: Vec<_> = within.map(|p| p.ended - p.begun).collect();
     ensure!(!latencies.is_empty(), "not one payment came to its end");
     latencies.sort_unstable();
     let payments = latencies.len() as f64;
     Ok(Kind {
         payments_per_second: payments / (ended - begun).as_secs_f64(),
         latency_ms: Latency::of(&latencies),
-        gateway_cpu_ms_per_payment: (cpu_then - cpu) * 1000.0 / payments,
+        gateway_cpu_ms_per_payment: cpu * 1000.0 / payments,
     })
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Pay,
+    Receive,
+    Swap,
+}
+
+impl Way {
+    async fn once(self, peer: &Peer, client: &LnClient, next: &LnClient) -> Result<Payment> {
+        match self {
+            Self::Pay => {
+                let invoice = peer.invoice(AMOUNT.0).await?;
+                pay(client, &invoice).await
+            }
+            Self::Receive => {
+                let invoiced = client.invoice(AMOUNT, "").await?;
+                let begun = Instant::now();
+                let received = async { Ok(client.received(invoiced.operation).await?) };
+                let ended = async { received.await.map(|_| Instant::now()) };
+                // A payment that comes back is nothing to wait for.
+                let (_, ended) = try_join!(peer.pay(&invoiced.invoice), ended)?;
+                Ok(Payment { begun, ended })
+            }
+            Self::Swap => {
+                let invoiced = next.invoice(AMOUNT, "").await?;
+                let payment = pay(client, &invoiced.invoice).await?;
+                next.received(invoiced.operation).await?;
+                Ok(payment)
+            }
+        }
+    }
 }
 
 async fn pay(client: &LnClient, invoice: &str) -> Result<Payment> {
@@ -178,30 +205,6 @@ async fn pay(client: &LnClient, invoice: &str) -> Result<Payment> {
         begun,
         ended: Instant::now(),
     })
-}
-
-async fn pay_once(lightning: Arc<Lightning>, client: LnClient, _: LnClient) -> Result<Payment> {
-    let peer: &Peer = &lightning.peer;
-    let invoice = peer.invoice(AMOUNT.0).await?;
-    pay(&client, &invoice).await
-}
-
-async fn receive_once(lightning: Arc<Lightning>, client: LnClient, _: LnClient) -> Result<Payment> {
-    let invoiced = client.invoice(AMOUNT, "").await?;
-    let begun = Instant::now();
-    lightning.peer.begin_pay(&invoiced.invoice).await?;
-    client.received(invoiced.operation).await?;
-    Ok(Payment {
-        begun,
-        ended: Instant::now(),
-    })
-}
-
-async fn swap_once(_: Arc<Lightning>, client: LnClient, next: LnClient) -> Result<Payment> {
-    let invoiced = next.invoice(AMOUNT, "").await?;
-    let payment = pay(&client, &invoiced.invoice).await?;
-    next.received(invoiced.operation).await?;
-    Ok(payment)
 }
 
 impl fmt::Display for LightningReport {

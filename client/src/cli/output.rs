@@ -360,3 +360,47 @@ impl<'a> Report<'a> {
         self.spinner.finish_and_clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(details: &Value) -> OperationView {
+        let view = json!({
+            "operation": "00".repeat(10),
+            "federation": "00".repeat(32),
+            "kind": "any",
+            "instance": 7,
+            "action": "ask",
+            "status": "running",
+            "settling": false,
+            "resting": false,
+            "created": 0,
+            "updated": 0,
+            "stage": "waiting",
+            "message": "give this to somebody",
+            "details": details,
+            "took_msat": 0,
+            "error": null,
+            "question": null,
+            "transactions": [],
+        });
+        serde_json::from_value(view).expect("a view")
+    }
+
+    #[test]
+    fn what_any_module_gives_to_be_scanned_is_drawn_and_not_told() {
+        let shown = describe(&view(&json!({ "scan": "LIGHTNING:LNBC1", "amount": 5 })));
+        assert!(shown.contains("amount: 5") && !shown.contains("LNBC1"));
+        // 15 characters need a code of 21 modules; with a rim of 4 on each side, and
+        // two modules above each other, that is 15 lines of 29.
+        let drawn: Vec<_> = shown.lines().filter(|line| line.contains(INK[0])).collect();
+        assert_eq!(drawn.len(), 15, "{shown}");
+        let ink = INK.map(|code| code.chars().count()).iter().sum::<usize>();
+        assert!(drawn.iter().all(|line| line.chars().count() == 29 + ink));
+
+        for details in [json!({ "amount": 5 }), json!({ "scan": 5 }), json!(null)] {
+            assert!(!describe(&view(&details)).contains(INK[0]), "{details}");
+        }
+    }
+}
