@@ -9,6 +9,7 @@ use modmint::{
     },
     programs,
 };
+use modmint_runtime::ContractVersion;
 
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("modules-wasm")
@@ -60,6 +61,22 @@ fn a_module_in_another_language_passes() {
     let notary = kit::example("notary").expect("the example builds");
     let folder = modules().join("examples/notary");
     assert!(run(&notary.component, &folder).passed());
+}
+
+#[test]
+fn a_bundle_built_against_an_older_contract_passes() {
+    let folder = modules().join("frozen/notary-0.1");
+    let older = kit::build_against(&folder, ContractVersion::V0_1).expect("it builds");
+    let bytes = std::fs::read(&older.component).expect("it is built");
+    let admission = modmint_runtime::admit(&bytes).expect("it is admitted");
+    assert_eq!(admission.contract, ContractVersion::V0_1);
+    assert!(run(&older.component, &folder).passed());
+    // Of its own kind, but of today's contract: the newer bundle goes on.
+    let newest = kit::example("notary").expect("the example builds");
+    assert!(run_behind(&newest.component, &folder, Some(&older.component)).passed());
+    let rust = kit::build_against(&modules().join("examples/escrow"), ContractVersion::V0_1);
+    let refused = rust.expect_err("its SDK decides").to_string();
+    assert!(refused.contains("0.2.0"), "{refused}");
 }
 
 /// The notary with something else in it. The folder has a name of its own, and so has

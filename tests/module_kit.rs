@@ -74,6 +74,19 @@ fn a_bundle_is_checked_and_shown_with_all_that_it_is() {
 }
 
 #[test]
+fn a_bundle_of_an_older_contract_is_shown_with_its_version() {
+    let here = folder();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("modules-wasm/frozen/notary-0.1");
+    let source = source.to_str().expect("text");
+    let build = ["module", "build", source, "--contract", "0.1"];
+    told(here.path(), &[&build[..], &["--out", "older.wasm"]].concat());
+    let shown = told(here.path(), &["module", "inspect", "older.wasm"]);
+    assert!(shown.contains("contract modmint:module 0.1.0"), "{shown}");
+    let checked = told(here.path(), &["module", "check", "older.wasm"]);
+    assert!(checked.contains("by contract 0.1.0"), "{checked}");
+}
+
+#[test]
 fn what_is_wrong_with_a_bundle_is_said_with_its_remedy() {
     let here = folder();
     std::fs::write(here.path().join("no.wasm"), b"\0asm\x01\0\0\0").expect("written");
@@ -148,7 +161,7 @@ fn played() -> Federation {
         amount: Amount(1_000_000),
         seller,
         arbiter,
-        blocks: Some(10),
+        blocks: 10,
     };
     for approved in [true, false] {
         let operation = wallets[0].perform(1, "open", open.clone().arguments());

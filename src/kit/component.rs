@@ -499,6 +499,7 @@ pub(super) mod shapes {
                 Kind::Texts => sdk::ParameterKind::Texts,
             },
             required: parameter.required,
+            default: parameter.default.clone().map(to_value),
         }
     }
     fn to_endpoint(endpoint: &runtime::Endpoint) -> sdk::Endpoint {
@@ -538,16 +539,19 @@ pub(super) mod shapes {
     pub fn to_arguments(arguments: Vec<Argument>) -> Vec<sdk::Argument> {
         let argument = |argument: Argument| sdk::Argument {
             name: argument.name,
-            value: match argument.value {
-                Value::Text(text) => sdk::Value::Text(text),
-                Value::Number(number) => sdk::Value::Number(number),
-                Value::Flag(flag) => sdk::Value::Flag(flag),
-                Value::Bytes(bytes) => sdk::Value::Bytes(bytes),
-                Value::Amount(amount) => sdk::Value::Amount(amount.msat()),
-                Value::Texts(texts) => sdk::Value::Texts(texts),
-            },
+            value: to_value(argument.value),
         };
         arguments.into_iter().map(argument).collect()
+    }
+    fn to_value(value: Value) -> sdk::Value {
+        match value {
+            Value::Text(text) => sdk::Value::Text(text),
+            Value::Number(number) => sdk::Value::Number(number),
+            Value::Flag(flag) => sdk::Value::Flag(flag),
+            Value::Bytes(bytes) => sdk::Value::Bytes(bytes),
+            Value::Amount(amount) => sdk::Value::Amount(amount.msat()),
+            Value::Texts(texts) => sdk::Value::Texts(texts),
+        }
     }
 
     pub fn of_out_point(out_point: sdk::OutPoint) -> modmint_core::OutPoint {

@@ -5,3 +5,4 @@
 mod admission;
 mod calls;
 pub(crate) mod fixture;
+mod versions;
