@@ -266,6 +266,13 @@ fn measure(
         match &payload {
             Payload::Version { encoding, .. } => {
                 depth += 1;
+                if *encoding == Encoding::Component {
+                    bounded(
+                        "components inside each other",
+                        depth.into(),
+                        limits::MAX_NESTING.into(),
+                    )?;
+                }
                 if *encoding == Encoding::Module {
                     if depth == 1 {
                         return Err(AdmitError::Invalid(

@@ -326,6 +326,7 @@ pub fn runtime_hash() -> [u8; 32] {
             limits::MAX_FUNCTION_BYTES as u64,
             limits::MAX_FUNCTIONS as u64,
             limits::MAX_CORE_MODULES as u64,
+            limits::MAX_NESTING.into(),
             limits::MAX_CORE_INSTANCES as u64,
             limits::MAX_TABLES as u64,
             limits::MAX_TABLE_ELEMENTS as u64,
