@@ -333,6 +333,29 @@ async fn the_tutorial_holds() {
     std::fs::remove_dir_all(left).expect("it can be removed");
 }
 
+#[test]
+fn a_new_module_in_c_builds_and_passes_the_suite() {
+    let here = folder();
+    let written = told(
+        here.path(),
+        &["module", "new", "guestbook", "--language", "c"],
+    );
+    assert!(written.contains("modmint module test"), "{written}");
+    let module = here.path().join("guestbook");
+    let report = told(&module, &["module", "test", "--cases", "60"]);
+    assert!(report.contains("guestbook 0.1.0"), "{report}");
+    assert!(report.contains("5 steps"), "{report}");
+    let shown = told(&module, &["module", "inspect"]);
+    assert!(shown.contains("default 1 sat"), "{shown}");
+    assert!(shown.contains("contract modmint:module 0.2.0"), "{shown}");
+    // The same source against an older contract is told what that lacks, by the compiler.
+    let older = modmint(&module, &["module", "build", "--contract", "0.1"]);
+    assert!(!older.status.success());
+    let never = modmint(&module, &["module", "build", "--contract", "7"]);
+    let complaint = String::from_utf8_lossy(&never.stderr);
+    assert!(complaint.contains("known are: 0.1.0, 0.2.0"), "{complaint}");
+}
+
 #[tokio::test]
 async fn a_module_that_changes_has_a_new_federation() {
     let here = folder();
