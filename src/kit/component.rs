@@ -172,6 +172,14 @@ impl Exports for Component {
     fn init(&self) -> Result<(), sdk::Refusal> {
         said(self.instance().init(&self.0.host).result)
     }
+    fn migrate_server(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, sdk::Refusal> {
+        let instance = self.instance();
+        said(instance.migrate_server(&self.0.host, from, cursor).result)
+    }
     fn process_input(&self, input: Vec<u8>) -> Result<sdk::InputEffect, sdk::Refusal> {
         let instance = self.instance();
         let mut item = instance.item(self.0.host.clone());
@@ -288,6 +296,13 @@ impl Exports for Component {
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, sdk::Refusal> {
         let begun = self.instance().recover(&self.0.host, backup.as_deref());
         self.begun(begun)
+    }
+    fn migrate_client(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, sdk::Refusal> {
+        said(self.instance().migrate_client(&self.0.host, from, cursor))
     }
 
     fn is_ecash(&self) -> bool {

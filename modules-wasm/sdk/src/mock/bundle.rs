@@ -36,6 +36,11 @@ pub trait Exports {
     fn founded(&self, _founded: Founded) {}
 
     fn init(&self) -> Result<(), Refusal>;
+    fn migrate_server(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal>;
     fn process_input(&self, input: Vec<u8>) -> Result<InputEffect, Refusal>;
     fn process_output(&self, output: Vec<u8>, out_point: OutPoint)
     -> Result<OutputEffect, Refusal>;
@@ -54,6 +59,11 @@ pub trait Exports {
     ) -> Result<client::Transition, Refusal>;
     fn advance(&self, state: Vec<u8>, event: Event) -> Result<client::Transition, Refusal>;
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, Refusal>;
+    fn migrate_client(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal>;
 
     /// Whether it holds the wallet's money: the rest is called of such alone.
     fn is_ecash(&self) -> bool;
@@ -152,6 +162,13 @@ impl<M: Server + Client> Exports for Native<M> {
     fn init(&self) -> Result<(), Refusal> {
         <Component<M> as server::Guest>::init()
     }
+    fn migrate_server(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        <Component<M> as server::Guest>::migrate(from, cursor)
+    }
     fn process_input(&self, input: Vec<u8>) -> Result<InputEffect, Refusal> {
         <Component<M> as server::Guest>::process_input(input)
     }
@@ -201,6 +218,13 @@ impl<M: Server + Client> Exports for Native<M> {
     }
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, Refusal> {
         <Component<M> as client::Guest>::recover(backup)
+    }
+    fn migrate_client(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        <Component<M> as client::Guest>::migrate(from, cursor)
     }
 
     fn is_ecash(&self) -> bool {
