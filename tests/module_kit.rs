@@ -63,7 +63,7 @@ fn a_bundle_is_checked_and_shown_with_all_that_it_is() {
     let names: Vec<_> = actions.iter().filter_map(|a| a["name"].as_str()).collect();
     assert_eq!(names, ["key", "open", "show", "release", "refund", "claim"]);
     let words = told(here.path(), &["module", "inspect", component]);
-    assert!(words.contains("[blocks] (number)"), "{words}");
+    assert!(words.contains("[blocks] (number, default 1008)"), "{words}");
     println!("{words}");
 
     // The mint's 42 keys.
