@@ -79,7 +79,10 @@ fn a_bundle_of_an_older_contract_is_shown_with_its_version() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("modules-wasm/frozen/notary-0.1");
     let source = source.to_str().expect("text");
     let build = ["module", "build", source, "--contract", "0.1"];
-    told(here.path(), &[&build[..], &["--out", "older.wasm"]].concat());
+    told(
+        here.path(),
+        &[&build[..], &["--out", "older.wasm"]].concat(),
+    );
     let shown = told(here.path(), &["module", "inspect", "older.wasm"]);
     assert!(shown.contains("contract modmint:module 0.1.0"), "{shown}");
     let checked = told(here.path(), &["module", "check", "older.wasm"]);

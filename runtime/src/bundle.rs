@@ -216,7 +216,7 @@ impl Code {
         Ok(Self {
             pre: machine.linker.instantiate_pre(component)?,
             exports: Interface::ALL.map(|interface| {
-                component.get_export_index(None, &contract.interface(interface.name()))
+                component.get_export_index(None, contract.interface(interface.name()))
             }),
         })
     }

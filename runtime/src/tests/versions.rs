@@ -1,6 +1,9 @@
 //! Bundles built against older versions of the contract.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use modmint_core::{Amount, OutPoint, PeerId, TxId};
 
@@ -31,7 +34,7 @@ const BODY: &str = "(call $config (i32.const 12288))
     (global.get $accepted)";
 
 /// One item, in as many calls as an item may have: what it wrote, and its fuel.
-fn process(bytes: &[u8]) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<u64>) {
+fn process(bytes: &[u8]) -> (BTreeMap<Vec<u8>, Vec<u8>>, [u64; 2]) {
     let instance = Instance::new(Bundle::load(&ENGINES, bytes).unwrap(), context());
     let host = Arc::new(Memory::default());
     let shared: Arc<dyn Host> = host.clone();
@@ -42,7 +45,7 @@ fn process(bytes: &[u8]) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<u64>) {
         called.fuel
     });
     let stored = host.stored.lock().unwrap().clone();
-    (stored.into_iter().collect(), fuel.to_vec())
+    (stored, fuel)
 }
 
 #[test]
