@@ -9,6 +9,7 @@ use modmint::{
     },
     programs,
 };
+use modmint_runtime::ContractVersion;
 
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("modules-wasm")
@@ -60,6 +61,22 @@ fn a_module_in_another_language_passes() {
     let notary = kit::example("notary").expect("the example builds");
     let folder = modules().join("examples/notary");
     assert!(run(&notary.component, &folder).passed());
+}
+
+#[test]
+fn a_bundle_built_against_an_older_contract_passes() {
+    let folder = modules().join("frozen/notary-0.1");
+    let older = kit::build_against(&folder, ContractVersion::V0_1).expect("it builds");
+    let bytes = std::fs::read(&older.component).expect("it is built");
+    let admission = modmint_runtime::admit(&bytes).expect("it is admitted");
+    assert_eq!(admission.contract, ContractVersion::V0_1);
+    assert!(run(&older.component, &folder).passed());
+    // Of its own kind, but of today's contract: the newer bundle goes on.
+    let newest = kit::example("notary").expect("the example builds");
+    assert!(run_behind(&newest.component, &folder, Some(&older.component)).passed());
+    let rust = kit::build_against(&modules().join("examples/escrow"), ContractVersion::V0_1);
+    let refused = rust.expect_err("its SDK decides").to_string();
+    assert!(refused.contains("0.2.0"), "{refused}");
 }
 
 /// The notary with something else in it. The folder has a name of its own, and so has
@@ -155,4 +172,73 @@ fn what_an_older_bundle_left_is_taken_or_that_is_found() {
     let failed = report.checks.iter().find(|(_, found)| found.is_err());
     let (name, _) = failed.expect("it is found");
     assert!(name.contains("the older bundle left"), "{name}");
+}
+
+/// What turns the notary into one that keeps its stamps elsewhere, and something in the
+/// wallet besides; storage of version 2, with what is left of version 1 taken along.
+const MOVED: [(&str, &str); 7] = [
+    ("text(\"0.1.0\")", "text(\"0.2.0\")"),
+    ("server_storage = 1", "server_storage = 2"),
+    ("client_storage = 1", "client_storage = 2"),
+    ("key[0] = 'd';", "key[0] = 'e';"),
+    ("\"w\", 1", "\"x\", 1"),
+    // The guardians': one stamp a step.
+    (
+        "    return refuse(err, \"no-migration\", \"storage has had one version only\");\n}\n\n\
+         bool exports_modmint_module_server_process_input",
+        "    if (from != 1) abort();\n    \
+         bytes_t old = {(uint8_t *)\"d\", 1};\n    \
+         federation_module_list_tuple2_list_u8_list_u8_t found;\n    \
+         modmint_module_storage_scan(&old, cursor, 1, &found);\n    \
+         memset(ret, 0, sizeof *ret);\n    \
+         if (found.len == 0) return true;\n    \
+         bytes_t key = found.ptr[0].f0, value = found.ptr[0].f1, next = key_of(key.ptr + 1);\n    \
+         modmint_module_storage_put(&next, &value);\n    \
+         modmint_module_storage_delete(&key);\n    \
+         ret->is_some = true;\n    ret->val = key;\n    return true;\n}\n\n\
+         bool exports_modmint_module_server_process_input",
+    ),
+    // The wallet's.
+    (
+        "    return refuse(err, \"no-migration\", \"storage has had one version only\");\n}\n",
+        "    bytes_t old = {(uint8_t *)\"w\", 1}, new = {(uint8_t *)\"x\", 1}, value;\n    \
+         if (from != 1) abort();\n    \
+         if (modmint_module_storage_get(&old, &value)) {\n        \
+         modmint_module_storage_put(&new, &value);\n    }\n    \
+         memset(ret, 0, sizeof *ret);\n    return true;\n}\n",
+    ),
+];
+
+/// The notary whose wallet remembers that it stamps, and breaks if it forgot.
+const REMEMBERS: [(&str, &str); 2] = [
+    (
+        "    go_to(to, STAMPING, digest);\n",
+        "    go_to(to, STAMPING, digest);\n    \
+         bytes_t remembered = {(uint8_t *)\"w\", 1};\n    \
+         modmint_module_storage_put(&remembered, &remembered);\n",
+    ),
+    (
+        "EFFECT_RESULT_ACCEPTED:\n        look(ret, digest);",
+        "EFFECT_RESULT_ACCEPTED:\n        \
+         if (!modmint_module_storage_get(&(bytes_t){(uint8_t *)\"w\", 1}, &(bytes_t){0})) \
+         abort();\n        look(ret, digest);",
+    ),
+];
+
+#[test]
+fn storage_of_an_older_bundle_is_migrated_or_that_is_found() {
+    let notary = modules().join("examples/notary");
+    let folders = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let [first, second, third] = folders.each_ref().map(tempfile::TempDir::path);
+    let older = notary_with(first, &REMEMBERS);
+    let newer = notary_with(second, &[&REMEMBERS[..], &MOVED[..]].concat());
+    assert!(run_behind(&newer, &notary, Some(&older)).passed());
+    // One that says that its storage is another, and takes nothing along.
+    let forgetful = notary_with(third, &[&REMEMBERS[..], &MOVED[..4]].concat());
+    let report = run_behind(&forgetful, &notary, Some(&older));
+    let failed = report.checks.iter().find(|(_, found)| found.is_err());
+    let (name, found) = failed.expect("it is found");
+    let told = found.as_ref().expect_err("filtered");
+    assert!(name.contains("the older bundle left"), "{name}");
+    assert!(told.contains("storage of version 1 is refused"), "{told}");
 }

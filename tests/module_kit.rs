@@ -63,7 +63,7 @@ fn a_bundle_is_checked_and_shown_with_all_that_it_is() {
     let names: Vec<_> = actions.iter().filter_map(|a| a["name"].as_str()).collect();
     assert_eq!(names, ["key", "open", "show", "release", "refund", "claim"]);
     let words = told(here.path(), &["module", "inspect", component]);
-    assert!(words.contains("[blocks] (number)"), "{words}");
+    assert!(words.contains("[blocks] (number, default 1008)"), "{words}");
     println!("{words}");
 
     // The mint's 42 keys.
@@ -71,6 +71,22 @@ fn a_bundle_is_checked_and_shown_with_all_that_it_is() {
     let mint = mint.to_str().expect("text");
     let words = told(here.path(), &["module", "inspect", mint]);
     assert!(words.contains("note-41 (blind-signature)"), "{words}");
+}
+
+#[test]
+fn a_bundle_of_an_older_contract_is_shown_with_its_version() {
+    let here = folder();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("modules-wasm/frozen/notary-0.1");
+    let source = source.to_str().expect("text");
+    let build = ["module", "build", source, "--contract", "0.1"];
+    told(
+        here.path(),
+        &[&build[..], &["--out", "older.wasm"]].concat(),
+    );
+    let shown = told(here.path(), &["module", "inspect", "older.wasm"]);
+    assert!(shown.contains("contract modmint:module 0.1.0"), "{shown}");
+    let checked = told(here.path(), &["module", "check", "older.wasm"]);
+    assert!(checked.contains("by contract 0.1.0"), "{checked}");
 }
 
 #[test]
@@ -148,7 +164,7 @@ fn played() -> Federation {
         amount: Amount(1_000_000),
         seller,
         arbiter,
-        blocks: Some(10),
+        blocks: 10,
     };
     for approved in [true, false] {
         let operation = wallets[0].perform(1, "open", open.clone().arguments());
@@ -318,6 +334,29 @@ async fn the_tutorial_holds() {
     })
     .await;
     std::fs::remove_dir_all(left).expect("it can be removed");
+}
+
+#[test]
+fn a_new_module_in_c_builds_and_passes_the_suite() {
+    let here = folder();
+    let written = told(
+        here.path(),
+        &["module", "new", "guestbook", "--language", "c"],
+    );
+    assert!(written.contains("modmint module test"), "{written}");
+    let module = here.path().join("guestbook");
+    let report = told(&module, &["module", "test", "--cases", "60"]);
+    assert!(report.contains("guestbook 0.1.0"), "{report}");
+    assert!(report.contains("5 steps"), "{report}");
+    let shown = told(&module, &["module", "inspect"]);
+    assert!(shown.contains("default 1 sat"), "{shown}");
+    assert!(shown.contains("contract modmint:module 0.2.0"), "{shown}");
+    // The same source against an older contract is told what that lacks, by the compiler.
+    let older = modmint(&module, &["module", "build", "--contract", "0.1"]);
+    assert!(!older.status.success());
+    let never = modmint(&module, &["module", "build", "--contract", "7"]);
+    let complaint = String::from_utf8_lossy(&never.stderr);
+    assert!(complaint.contains("known are: 0.1.0, 0.2.0"), "{complaint}");
 }
 
 #[tokio::test]

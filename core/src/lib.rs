@@ -18,7 +18,7 @@ pub use ids::{
     BundleHash, FederationId, Hash32, InstanceId, OutPoint, ParseIdError, PeerId, PublicKey, TxId,
     decode_hex, sha256, tagged_hash,
 };
-pub use module::{Argument, KeyKind, Parameter, ParameterKind, Refusal, Value, check_arguments};
+pub use module::{Argument, KeyKind, Parameter, ParameterKind, Refusal, Value, complete_arguments};
 pub use transaction::{Input, Output, Transaction, TransactionBody, TransactionError};
 
 /// The longest `ConsensusItem` that a guardian accepts or proposes, in bytes.

@@ -2,6 +2,8 @@
 //! configs: typed parameters and arguments, kinds of keys, refusals. The same
 //! shapes as in `wit/federation-module.wit`.
 
+use std::fmt;
+
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
@@ -90,10 +92,23 @@ pub struct Parameter {
     pub kind: ParameterKind,
     /// Whether it must be given.
     pub required: bool,
+    /// What the module is passed where nothing is given; never with `required`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Value>,
 }
 
 /// An argument's value. `choice` is a text.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Value {
     /// UTF-8 text, or the chosen one of the choices.
@@ -103,11 +118,26 @@ pub enum Value {
     /// True or false.
     Flag(bool),
     /// Bytes; in JSON hexadecimal.
+    #[schema(value_type = String)]
     Bytes(#[serde(with = "hex::serde")] Vec<u8>),
     /// Millisatoshi.
     Amount(Amount),
     /// Several texts.
     Texts(Vec<String>),
+}
+
+/// As a person would enter it.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.pad(text),
+            Self::Number(number) => number.fmt(f),
+            Self::Flag(flag) => flag.fmt(f),
+            Self::Bytes(bytes) => f.pad(&hex::encode(bytes)),
+            Self::Amount(amount) => amount.fmt(f),
+            Self::Texts(texts) => f.pad(&texts.join(" ")),
+        }
+    }
 }
 
 /// A named value.
@@ -192,12 +222,16 @@ impl ParameterKind {
     }
 }
 
-/// Checks arguments against the parameters declared: each known, of its kind,
-/// given once, and the required ones given.
+/// Arguments as the parameters declare them: each known, of its kind, given once, and the
+/// required ones given. Those that were not given are there with their defaults, behind
+/// the others.
 ///
 /// # Errors
 /// `bad-argument`, naming the first that is wrong and what is expected.
-pub fn check_arguments(parameters: &[Parameter], arguments: &[Argument]) -> Result<(), Refusal> {
+pub fn complete_arguments(
+    parameters: &[Parameter],
+    arguments: &[Argument],
+) -> Result<Vec<Argument>, Refusal> {
     let bad = |message: String| Err(Refusal::new("bad-argument", message));
     for (index, argument) in arguments.iter().enumerate() {
         let name = &argument.name;
@@ -215,14 +249,70 @@ pub fn check_arguments(parameters: &[Parameter], arguments: &[Argument]) -> Resu
             return bad(format!("{name:?} is given more than once"));
         }
     }
-    match parameters
-        .iter()
-        .find(|p| p.required && !arguments.iter().any(|a| a.name == p.name))
-    {
-        Some(missing) => bad(format!(
-            "{:?} is missing: {}",
-            missing.name, missing.summary
-        )),
-        None => Ok(()),
+    let mut complete = arguments.to_vec();
+    for parameter in parameters {
+        if arguments.iter().any(|a| a.name == parameter.name) {
+            continue;
+        }
+        if parameter.required {
+            return bad(format!(
+                "{:?} is missing: {}",
+                parameter.name, parameter.summary
+            ));
+        }
+        complete.extend(parameter.default.clone().map(|value| Argument {
+            name: parameter.name.clone(),
+            value,
+        }));
+    }
+    Ok(complete)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameter(name: &str, required: bool, default: Option<Value>) -> Parameter {
+        Parameter {
+            name: name.into(),
+            summary: "A number.".into(),
+            kind: ParameterKind::Number,
+            required,
+            default,
+        }
+    }
+
+    fn number(name: &str, number: u64) -> Argument {
+        Argument {
+            name: name.into(),
+            value: Value::Number(number),
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_is_there_with_its_default_and_what_must_be_given_is_missed() {
+        let parameters = [
+            parameter("most", false, Some(Value::Number(7))),
+            parameter("least", true, None),
+            parameter("other", false, None),
+        ];
+        let complete = |arguments: &[Argument]| complete_arguments(&parameters, arguments);
+        assert_eq!(
+            complete(&[number("least", 1)]),
+            Ok(vec![number("least", 1), number("most", 7)])
+        );
+        let given = [number("most", 2), number("least", 1)];
+        assert_eq!(complete(&given), Ok(given.to_vec()));
+        for (wrong, why) in [
+            (vec![], "\"least\" is missing"),
+            (vec![number("more", 1)], "no parameter \"more\""),
+            (
+                vec![number("least", 1), number("least", 1)],
+                "more than once",
+            ),
+        ] {
+            let refusal = complete(&wrong).expect_err("wrong");
+            assert!(refusal.message.contains(why), "{refusal}");
+        }
     }
 }

@@ -13,8 +13,8 @@ use modmint_runtime::{Bundle, Engines, Host, Instance, spawn_guest_thread};
 mod fixture;
 
 const IMPORTS: &str = r#"
-    (import "modmint:module/storage@0.1.0" "get" (func $get (param i32 i32 i32)))
-    (import "modmint:module/storage@0.1.0" "put" (func $put (param i32 i32 i32 i32)))"#;
+    (import "modmint:module/storage@0.2.0" "get" (func $get (param i32 i32 i32)))
+    (import "modmint:module/storage@0.2.0" "put" (func $put (param i32 i32 i32 i32)))"#;
 
 /// An input that reads and writes its own 200 bytes so many times.
 fn storing(engines: &Arc<Engines>, times: u32) -> Arc<Instance> {

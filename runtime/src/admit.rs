@@ -5,7 +5,7 @@
 //! compared with the contract's. What a module says of itself is checked by
 //! `describe` when it is loaded.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use wasmparser::{
     BinaryReaderError, Encoding, FuncValidatorAllocations, Parser, Payload, ValidPayload,
@@ -16,11 +16,13 @@ use wasmparser::{
     types::{Types, TypesRef},
 };
 
-use crate::{bindings::COMPONENT_TYPE, engine::FEATURES, limits, prices::IMPORTS};
+use crate::{ContractVersion, engine::FEATURES, limits, prices::IMPORTS};
 
 /// What the static check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
+    /// The version of the contract that it is built against.
+    pub contract: ContractVersion,
     /// It exports what guardians load.
     pub has_server: bool,
     /// It exports what wallets load.
@@ -70,10 +72,17 @@ pub enum AdmitError {
         /// How many may be.
         limit: u64,
     },
-    /// An import that the contract does not have.
+    /// A version of the contract that is not known here, or several.
     #[error(
-        "import {import} is not in the contract; a module imports nothing but modmint:module@0.1.0"
+        "the bundle is built against modmint:module {found}; accepted is one of {}",
+        ContractVersion::ALL.map(ContractVersion::number).join(", ")
     )]
+    ContractVersion {
+        /// The versions that its imports and exports name.
+        found: String,
+    },
+    /// An import that the contract does not have.
+    #[error("import {import} is not in the contract; a module imports nothing else")]
     UnknownImport {
         /// Its name, with the interface's.
         import: String,
@@ -139,16 +148,20 @@ impl AdmitError {
                 "split the function, or keep the compiler from inlining others into it \
                  (#[inline(never)])"
             }
+            Self::ContractVersion { .. } => {
+                "build it against one of these; a newer host may know what this one does not"
+            }
             Self::UnknownImport { import } if import.starts_with("wasi:") => {
                 "compile to wasm32-unknown-unknown, not to a WASI target, and leave out what \
                  needs clocks, files, environment or random numbers: a module has the contract's \
                  imports alone"
             }
             Self::UnknownImport { .. } => {
-                "import only what wit/federation-module.wit has, in this version of it"
+                "import only what the contract has, in the version that the bundle is built against"
             }
             Self::ImportType { .. } | Self::ExportType { .. } => {
-                "make the bindings from wit/federation-module.wit of this very version"
+                "make the bindings from the contract's own text: wit/federation-module.wit, or that \
+                 of an older version in its folder"
             }
             Self::UnknownExport { .. } => {
                 "export the interfaces of one of the contract's worlds and nothing else"
@@ -183,13 +196,14 @@ pub fn examine(bytes: &[u8]) -> Result<Admission, Vec<AdmitError>> {
     }
     // One validator for both, because only types of one validator compare.
     let mut validator = Validator::new_with_features(FEATURES);
-    let contract = validator
-        .validate_all(COMPONENT_TYPE)
-        .expect("the contract is encoded by the compiler of this crate");
-    let contract = Contract::new(&contract);
-    validator.reset();
     let (bundle, imports, exports) =
         measure(&mut validator, bytes).map_err(|finding| vec![finding])?;
+    let version = version(imports.iter().chain(&exports)).map_err(|finding| vec![finding])?;
+    validator.reset();
+    let contract = validator
+        .validate_all(version.component_type())
+        .expect("the contract is encoded by the compiler of this crate");
+    let contract = Contract::new(&contract);
     let mut findings = Vec::new();
     let imported = contract.check_imports(&bundle, &imports, &mut findings);
     let (has_server, has_client, has_ecash) =
@@ -198,6 +212,7 @@ pub fn examine(bytes: &[u8]) -> Result<Admission, Vec<AdmitError>> {
         return Err(findings);
     }
     Ok(Admission {
+        contract: version,
         has_server,
         has_client,
         has_ecash,
@@ -207,6 +222,23 @@ pub fn examine(bytes: &[u8]) -> Result<Admission, Vec<AdmitError>> {
 
 fn invalid(error: &BinaryReaderError) -> AdmitError {
     AdmitError::Invalid(error.to_string())
+}
+
+/// The version that these names are of. A component that names none is compared with the
+/// newest, which says what it lacks.
+fn version<'a>(names: impl Iterator<Item = &'a String>) -> Result<ContractVersion, AdmitError> {
+    let numbers: BTreeSet<_> = names
+        .filter_map(|name| ContractVersion::number_in(name))
+        .collect();
+    let numbers: Vec<_> = numbers.into_iter().collect();
+    let known = match numbers.as_slice() {
+        [] => Some(ContractVersion::NEWEST),
+        [number] => ContractVersion::of_number(number),
+        _ => None,
+    };
+    known.ok_or_else(|| AdmitError::ContractVersion {
+        found: numbers.join(" and ").chars().take(80).collect(),
+    })
 }
 
 fn bounded(what: &'static str, found: u64, limit: u64) -> Result<(), AdmitError> {
@@ -234,6 +266,13 @@ fn measure(
         match &payload {
             Payload::Version { encoding, .. } => {
                 depth += 1;
+                if *encoding == Encoding::Component {
+                    bounded(
+                        "components inside each other",
+                        depth.into(),
+                        limits::MAX_NESTING.into(),
+                    )?;
+                }
                 if *encoding == Encoding::Module {
                     if depth == 1 {
                         return Err(AdmitError::Invalid(
@@ -618,25 +657,26 @@ fn capabilities(imported: &[String]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Every function that the contract lets a module import.
+    /// Every function that the contract lets a module import, in whatever version.
     fn functions_of_the_contract() -> Vec<String> {
-        let types = Validator::new_with_features(FEATURES)
-            .validate_all(COMPONENT_TYPE)
-            .expect("valid");
-        let contract = Contract::new(&types);
-        let mut functions = Vec::new();
-        for (name, item) in &contract.world.imports {
-            let ComponentEntityType::Instance(instance) = item.ty else {
-                panic!("{name} is no interface");
-            };
-            for (function, item) in &contract.types[instance].exports {
-                if matches!(item.ty, ComponentEntityType::Func(_)) {
-                    functions.push(format!("{}.{function}", interface(name)));
+        let mut functions = BTreeSet::new();
+        for version in ContractVersion::ALL {
+            let types = Validator::new_with_features(FEATURES)
+                .validate_all(version.component_type())
+                .expect("valid");
+            let contract = Contract::new(&types);
+            for (name, item) in &contract.world.imports {
+                let ComponentEntityType::Instance(instance) = item.ty else {
+                    panic!("{name} is no interface");
+                };
+                for (function, item) in &contract.types[instance].exports {
+                    if matches!(item.ty, ComponentEntityType::Func(_)) {
+                        functions.insert(format!("{}.{function}", interface(name)));
+                    }
                 }
             }
         }
-        functions.sort();
-        functions
+        functions.into_iter().collect()
     }
 
     #[test]

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use modmint_core::{Argument, BundleHash, Refusal, check_arguments, sha256};
+use modmint_core::{Argument, BundleHash, Refusal, complete_arguments, sha256};
 use wasmtime::{
     Store,
-    component::{self, Component, InstancePre},
+    component::{self, Component, ComponentExportIndex, InstancePre},
 };
 
 use crate::{
-    Action, Admission, AdmitError, CallError, Called, Context, Description, Engines, Host,
-    HostError, Setup, admit,
-    bindings::exports::modmint::module::{client, ecash, module_info, server},
+    Action, Admission, AdmitError, CallError, Called, Context, ContractVersion, Description,
+    Engines, Host, HostError, Setup, admit,
     call::{Call, LogGate, Place, Request, call},
+    contract::Exported,
     convert,
     describe::{check_actions, check_description},
     engine::Machine,
@@ -56,14 +56,46 @@ impl Bundle {
         let hash = BundleHash(sha256(bytes));
         let compiled =
             Compiled::new(engines, hash, bytes, &admission).map_err(LoadError::Compile)?;
+        let contract = admission.contract;
         let description = compiled
-            .pure(Phase::Pure, None, |info: &module_info::Guest, store| {
-                info.call_describe(store).map(convert::description)
+            .pure(Interface::ModuleInfo, Phase::Pure, None, |info, store| {
+                contract.describe(info, store)
             })
             .map_err(LoadError::Describe)?;
+        let description = convert::description(description);
         check_description(&description)?;
-        let actions = compiled.actions().map_err(LoadError::Describe)?;
+        let actions = match admission.has_client {
+            false => Vec::new(),
+            true => compiled
+                .pure(Interface::Client, Phase::Pure, None, |client, store| {
+                    contract.actions(client, store)
+                })
+                .map_err(LoadError::Describe)?,
+        };
+        let actions = convert::actions(actions);
         check_actions(&actions)?;
+        Ok(Arc::new(Self {
+            hash,
+            bytes_len: bytes.len(),
+            admission,
+            description,
+            actions,
+            compiled,
+        }))
+    }
+
+    /// A bundle that cannot say itself what it is.
+    #[cfg(test)]
+    pub(crate) fn described(
+        engines: &Arc<Engines>,
+        bytes: &[u8],
+        description: Description,
+        actions: Vec<Action>,
+    ) -> Result<Arc<Self>, LoadError> {
+        let admission = admit(bytes)?;
+        let hash = BundleHash(sha256(bytes));
+        let compiled =
+            Compiled::new(engines, hash, bytes, &admission).map_err(LoadError::Compile)?;
         Ok(Arc::new(Self {
             hash,
             bytes_len: bytes.len(),
@@ -99,6 +131,11 @@ impl Bundle {
         &self.admission.capabilities
     }
 
+    /// The version of the contract that it was built against.
+    pub fn contract(&self) -> ContractVersion {
+        self.admission.contract
+    }
+
     /// Whether guardians can load it.
     pub fn has_server(&self) -> bool {
         self.admission.has_server
@@ -120,14 +157,14 @@ impl Bundle {
     /// `Refused` with `bad-argument` before the module sees arguments of the wrong
     /// kinds; what the module says otherwise.
     pub fn configure(&self, arguments: &[Argument]) -> Result<Setup, CallError> {
-        check_arguments(&self.description.configuration, arguments)?;
+        let arguments = complete_arguments(&self.description.configuration, arguments)?;
         let arguments = convert::to_arguments(arguments);
-        let setup = self
-            .compiled
-            .pure(Phase::Pure, None, |info: &module_info::Guest, store| {
-                let setup = info.call_configure(store, &arguments)?;
-                Ok(setup.map_err(convert::refusal).and_then(convert::setup))
-            })?;
+        let setup =
+            self.compiled
+                .pure(Interface::ModuleInfo, Phase::Pure, None, |info, store| {
+                    let setup = info.ask(store, "configure", (arguments.as_slice(),))?;
+                    Ok(setup.and_then(convert::setup))
+                })?;
         Ok(setup?)
     }
 }
@@ -140,38 +177,54 @@ pub(crate) struct Compiled {
     log: Arc<LogGate>,
 }
 
+/// What bundles export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interface {
+    ModuleInfo,
+    Server,
+    Client,
+    Ecash,
+}
+
+impl Interface {
+    const ALL: [Self; 4] = [Self::ModuleInfo, Self::Server, Self::Client, Self::Ecash];
+
+    /// As the contract calls it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ModuleInfo => "module-info",
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Ecash => "ecash",
+        }
+    }
+}
+
 /// A component's code on one engine, and where its exports are.
 pub(crate) struct Code {
     pre: InstancePre<Call>,
-    info: module_info::GuestIndices,
-    pub(crate) server: Option<server::GuestIndices>,
-    pub(crate) client: Option<client::GuestIndices>,
-    pub(crate) ecash: Option<ecash::GuestIndices>,
+    /// In the order of [`Interface::ALL`].
+    exports: [Option<ComponentExportIndex>; 4],
 }
 
 impl Code {
     fn new(
         machine: &Machine,
         component: &Component,
-        admission: &Admission,
+        contract: ContractVersion,
     ) -> wasmtime::Result<Self> {
-        let pre = machine.linker.instantiate_pre(component)?;
         Ok(Self {
-            info: module_info::GuestIndices::new(&pre)?,
-            server: admission
-                .has_server
-                .then(|| server::GuestIndices::new(&pre))
-                .transpose()?,
-            client: admission
-                .has_client
-                .then(|| client::GuestIndices::new(&pre))
-                .transpose()?,
-            ecash: admission
-                .has_ecash
-                .then(|| ecash::GuestIndices::new(&pre))
-                .transpose()?,
-            pre,
+            pre: machine.linker.instantiate_pre(component)?,
+            exports: Interface::ALL.map(|interface| {
+                component.get_export_index(None, contract.interface(interface.name()))
+            }),
         })
+    }
+
+    /// The interface in an instance; none if the bundle does not export it.
+    fn exported(&self, interface: Interface, instance: &component::Instance) -> Option<Exported> {
+        let index = self.exports[interface as usize]?;
+        Some(Exported::new(*instance, index))
     }
 }
 
@@ -186,40 +239,6 @@ struct Nobody;
 
 impl Host for Nobody {}
 
-/// One of the interfaces that a bundle exports.
-pub(crate) trait Exports: Sized + Send {
-    /// Its name, for people.
-    const NAME: &str;
-    /// Finds it in an instance; none if the bundle does not export it.
-    fn load(
-        code: &Code,
-        store: &mut Store<Call>,
-        instance: &component::Instance,
-    ) -> Option<wasmtime::Result<Self>>;
-}
-
-macro_rules! exports {
-    ($($interface:ident = $name:literal, |$code:ident| $indices:expr;)*) => {
-        $(impl Exports for $interface::Guest {
-            const NAME: &str = $name;
-            fn load(
-                $code: &Code,
-                store: &mut Store<Call>,
-                instance: &component::Instance,
-            ) -> Option<wasmtime::Result<Self>> {
-                Some($indices?.load(store, instance))
-            }
-        })*
-    };
-}
-
-exports! {
-    module_info = "module-info", |code| Some(&code.info);
-    server = "server", |code| code.server.as_ref();
-    client = "client", |code| code.client.as_ref();
-    ecash = "ecash", |code| code.ecash.as_ref();
-}
-
 impl Compiled {
     fn new(
         engines: &Arc<Engines>,
@@ -229,7 +248,7 @@ impl Compiled {
     ) -> Result<Self, String> {
         let compile = |machine: &Machine| {
             let component = engines.component(machine, hash, bytes)?;
-            Code::new(machine, &component, admission).map_err(|error| format!("{error:#}"))
+            Code::new(machine, &component, admission.contract).map_err(|error| format!("{error:#}"))
         };
         Ok(Self {
             engines: engines.clone(),
@@ -240,11 +259,12 @@ impl Compiled {
     }
 
     /// A metered call that reaches no host.
-    pub(crate) fn pure<G: Exports, T: Send>(
+    pub(crate) fn pure<T: Send>(
         &self,
+        interface: Interface,
         phase: Phase,
         context: Option<Arc<Context>>,
-        f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Result<T, CallError> {
         let request = Request {
             phase,
@@ -254,27 +274,19 @@ impl Compiled {
             fuel: Some(limits::MAX_FUEL),
             time: limits::CALL_TIME,
         };
-        self.timed(request, f)
-    }
-
-    fn actions(&self) -> Result<Vec<Action>, CallError> {
-        if self.query.client.is_none() {
-            return Ok(Vec::new());
-        }
-        self.pure(Phase::Pure, None, |client: &client::Guest, store| {
-            client.call_actions(store).map(convert::actions)
-        })
+        self.timed(interface, request, f)
     }
 
     /// A call that is metered and agreed upon, in `place`.
-    pub(crate) fn metered<G: Exports, T: Send>(
+    pub(crate) fn metered<T: Send>(
         &self,
-        place: &mut Option<Place<Option<G>>>,
+        interface: Interface,
+        place: &mut Option<Place<Option<Exported>>>,
         request: Request,
-        f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Called<T> {
         match (&self.engines.consensus, &self.consensus) {
-            (Some(machine), Some(code)) => on(machine, code, place, request, f),
+            (Some(machine), Some(code)) => on(machine, code, interface, place, request, f),
             _ => Called {
                 result: Err(HostError("these engines are a wallet's".into()).into()),
                 fuel: 0,
@@ -283,40 +295,44 @@ impl Compiled {
     }
 
     /// A call that the clock ends.
-    pub(crate) fn timed<G: Exports, T: Send>(
+    pub(crate) fn timed<T: Send>(
         &self,
+        interface: Interface,
         request: Request,
-        f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> wasmtime::Result<T> + Send,
     ) -> Result<T, CallError> {
-        on(&self.engines.query, &self.query, &mut None, request, f).result
+        let (machine, code) = (&self.engines.query, &self.query);
+        on(machine, code, interface, &mut None, request, f).result
     }
 }
 
-/// The call, or the refusal `no-such-half` where the bundle does not export `G`.
-fn on<G: Exports, T: Send>(
+/// The call, or the refusal `no-such-half` where the bundle does not export the
+/// interface.
+fn on<T: Send>(
     machine: &Machine,
     code: &Code,
-    place: &mut Option<Place<Option<G>>>,
+    interface: Interface,
+    place: &mut Option<Place<Option<Exported>>>,
     request: Request,
-    f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
+    f: impl FnOnce(&Exported, &mut Store<Call>) -> wasmtime::Result<T> + Send,
 ) -> Called<T> {
     let called = call(
         machine,
         &code.pre,
         place,
         request,
-        |store, instance| G::load(code, store, instance).transpose(),
-        |exports, store| {
-            exports
+        |instance| code.exported(interface, instance),
+        |exported, store| {
+            exported
                 .as_ref()
-                .map(|exports| f(exports, store))
+                .map(|exported| f(exported, store))
                 .transpose()
         },
     );
     Called {
         result: called.result.and_then(|value| {
             value.ok_or_else(|| {
-                let message = format!("this bundle does not export {}", G::NAME);
+                let message = format!("this bundle does not export {}", interface.name());
                 Refusal::new("no-such-half", message).into()
             })
         }),

@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use wasmtime::{
-    CallHook, ResourceLimiter, Store, StoreContextMut,
+    CallHook, PoolConcurrencyLimitError, ResourceLimiter, Store, StoreContextMut,
     component::{Instance, InstancePre},
 };
 
@@ -48,6 +48,8 @@ pub(crate) struct Call {
     owed: u64,
     /// When the guest last called the host.
     host_called: Instant,
+    /// Whether any of the guest's code has run.
+    begun: bool,
 }
 
 impl Call {
@@ -110,7 +112,8 @@ fn settle(mut store: StoreContextMut<'_, Call>, hook: CallHook) -> wasmtime::Res
                 store.set_fuel(left.ok_or(Stop::Trap(Trap::OutOfFuel))?)?;
             }
         }
-        CallHook::CallingWasm | CallHook::ReturningFromWasm => {}
+        CallHook::CallingWasm => store.data_mut().begun = true,
+        CallHook::ReturningFromWasm => {}
     }
     Ok(())
 }
@@ -241,7 +244,7 @@ pub(crate) fn call<G: Send, T: Send>(
     pre: &InstancePre<Call>,
     place: &mut Option<Place<G>>,
     request: Request,
-    load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G> + Send,
+    load: impl FnOnce(&Instance) -> G + Send,
     f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T> + Send,
 ) -> Called<T> {
     let fuel = request.fuel.unwrap_or(u64::MAX);
@@ -268,7 +271,7 @@ fn in_store<G, T>(
     place: &mut Option<Place<G>>,
     request: Request,
     fuel: u64,
-    load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G>,
+    load: impl FnOnce(&Instance) -> G,
     f: impl FnOnce(&G, &mut Store<Call>) -> wasmtime::Result<T>,
 ) -> Called<T> {
     let opened = match place.take() {
@@ -312,7 +315,7 @@ fn open<G>(
     pre: &InstancePre<Call>,
     request: Request,
     fuel: u64,
-    load: impl FnOnce(&mut Store<Call>, &Instance) -> wasmtime::Result<G>,
+    load: impl FnOnce(&Instance) -> G,
 ) -> Result<Place<G>, CallError> {
     let slot = machine.slot();
     let mut store = Store::new(
@@ -326,6 +329,7 @@ fn open<G>(
             available: 0,
             owed: 0,
             host_called: Instant::now(),
+            begun: false,
         },
     );
     store.limiter(|call| &mut call.limiter);
@@ -338,19 +342,21 @@ fn open<G>(
         store.set_epoch_deadline(Machine::ticks(request.time));
     }
     let instance = pre.instantiate(&mut store).map_err(|error| {
-        // The module's own start function may trap. All else that can go wrong
-        // here is the machine's, admission has seen to that.
-        let own = error.is::<Stop>() || error.is::<wasmtime::Trap>();
+        // What the module does when an instance is made may break like any call: it may
+        // hold too many handles, or hand over text that is none. All else that can go
+        // wrong here is the machine's, admission has seen to that.
+        let full = error.is::<PoolConcurrencyLimitError>() || error.is::<std::io::Error>();
+        let own =
+            error.is::<Stop>() || error.is::<wasmtime::Trap>() || (store.data().begun && !full);
         match classify(error, machine.clock == Clock::Fuel) {
             Ok(trap) if own => trap.into(),
             Ok(_) => HostError("no place for a module's instance".into()).into(),
             Err(error) => CallError::from(error),
         }
     })?;
-    let exports = load(&mut store, &instance).map_err(|error| broken(&error))?;
     Ok(Place {
+        exports: load(&instance),
         store,
-        exports,
         _slot: slot,
     })
 }

@@ -81,36 +81,40 @@ fn to_refusal(refusal: &Refusal) -> types::Refusal {
     }
 }
 
-pub(crate) fn to_arguments(arguments: &[Argument]) -> Vec<types::Argument> {
+pub(crate) fn to_arguments(arguments: Vec<Argument>) -> Vec<types::Argument> {
     arguments
-        .iter()
+        .into_iter()
         .map(|Argument { name, value }| types::Argument {
-            name: name.clone(),
+            name,
             value: match value {
-                Value::Text(text) => types::Value::Text(text.clone()),
-                Value::Number(number) => types::Value::Number(*number),
-                Value::Flag(flag) => types::Value::Flag(*flag),
-                Value::Bytes(bytes) => types::Value::Bytes(bytes.clone()),
+                Value::Text(text) => types::Value::Text(text),
+                Value::Number(number) => types::Value::Number(number),
+                Value::Flag(flag) => types::Value::Flag(flag),
+                Value::Bytes(bytes) => types::Value::Bytes(bytes),
                 Value::Amount(amount) => types::Value::Amount(amount.msat()),
-                Value::Texts(texts) => types::Value::Texts(texts.clone()),
+                Value::Texts(texts) => types::Value::Texts(texts),
             },
         })
         .collect()
 }
 
+fn value(value: types::Value) -> Value {
+    match value {
+        types::Value::Text(text) => Value::Text(text),
+        types::Value::Number(number) => Value::Number(number),
+        types::Value::Flag(flag) => Value::Flag(flag),
+        types::Value::Bytes(bytes) => Value::Bytes(bytes),
+        types::Value::Amount(msat) => Value::Amount(Amount(msat)),
+        types::Value::Texts(texts) => Value::Texts(texts),
+    }
+}
+
 fn arguments(arguments: Vec<types::Argument>) -> Vec<Argument> {
     arguments
         .into_iter()
-        .map(|types::Argument { name, value }| Argument {
-            name,
-            value: match value {
-                types::Value::Text(text) => Value::Text(text),
-                types::Value::Number(number) => Value::Number(number),
-                types::Value::Flag(flag) => Value::Flag(flag),
-                types::Value::Bytes(bytes) => Value::Bytes(bytes),
-                types::Value::Amount(msat) => Value::Amount(Amount(msat)),
-                types::Value::Texts(texts) => Value::Texts(texts),
-            },
+        .map(|argument| Argument {
+            name: argument.name,
+            value: value(argument.value),
         })
         .collect()
 }
@@ -124,6 +128,7 @@ fn parameters(parameters: Vec<types::Parameter>) -> Vec<Parameter> {
                  summary,
                  kind,
                  required,
+                 default,
              }| Parameter {
                 name,
                 summary,
@@ -137,6 +142,7 @@ fn parameters(parameters: Vec<types::Parameter>) -> Vec<Parameter> {
                     types::ParameterKind::Texts => ParameterKind::Texts,
                 },
                 required,
+                default: default.map(value),
             },
         )
         .collect()

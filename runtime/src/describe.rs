@@ -74,6 +74,14 @@ fn parameters(field: &str, parameters: &[Parameter]) -> Result<(), AdmitError> {
                 return wrong(field, "1 to 64 choices of 1 to 64 bytes each are expected");
             }
         }
+        if let Some(default) = &parameter.default {
+            if parameter.required {
+                return wrong(field, "one that must be given has no default");
+            }
+            if !parameter.kind.accepts(default) {
+                return wrong(field, "its default is of another kind");
+            }
+        }
     }
     let rest = parameters
         .iter()

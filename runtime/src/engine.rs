@@ -20,7 +20,7 @@ use wasmtime::{
 };
 
 use crate::{
-    bindings::COMPONENT_TYPE,
+    ContractVersion,
     cache::{self, CodeCache},
     call::Call,
     imports, limits,
@@ -315,8 +315,8 @@ const SEMANTICS: &str =
 const CRYPTOGRAPHY: &str = "blst=0.3.17 secp256k1=0.29.1 secp256k1-sys=0.10.1 sha2=0.10.9";
 
 /// A hash of all that can change a metered call's result or price: wasmtime's
-/// version and options, the costs of operators and imports, limits, the contract,
-/// the cryptographic libraries.
+/// version and options, the costs of operators and imports, limits, the contract in all
+/// its versions, the cryptographic libraries.
 pub fn runtime_hash() -> [u8; 32] {
     static HASH: OnceLock<[u8; 32]> = OnceLock::new();
     *HASH.get_or_init(|| {
@@ -326,6 +326,7 @@ pub fn runtime_hash() -> [u8; 32] {
             limits::MAX_FUNCTION_BYTES as u64,
             limits::MAX_FUNCTIONS as u64,
             limits::MAX_CORE_MODULES as u64,
+            limits::MAX_NESTING.into(),
             limits::MAX_CORE_INSTANCES as u64,
             limits::MAX_TABLES as u64,
             limits::MAX_TABLE_ELEMENTS as u64,
@@ -347,7 +348,9 @@ pub fn runtime_hash() -> [u8; 32] {
             "{SEMANTICS}\n{CRYPTOGRAPHY}\n{limits:?}\n{:?}\n{IMPORTS:?}",
             operator_cost()
         );
-        tagged_hash("modmint/runtime", &[text.as_bytes(), COMPONENT_TYPE])
+        let contracts = ContractVersion::ALL.map(ContractVersion::component_type);
+        let parts = [&[text.as_bytes()][..], &contracts].concat();
+        tagged_hash("modmint/runtime", &parts)
     })
 }
 

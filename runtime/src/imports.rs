@@ -15,8 +15,8 @@ use modmint_crypto::{secp, tbs, tpe};
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::{
-    Approval, ChainOutPoint, ChainOutput, Check, Context, HostError, LogLevel, OwnChain, Signable,
-    Trap,
+    Approval, ChainOutPoint, ChainOutput, Check, Context, ContractVersion, HostError, LogLevel,
+    OwnChain, Signable, Trap,
     bindings::modmint::module::{
         crypto, federation, guardian, log, signing, storage, treasury, types, wallet_host,
     },
@@ -25,17 +25,28 @@ use crate::{
     trap::Stop,
 };
 
-/// Every import of every world; phases decide which of them may be called.
+/// Every import of every world, under the names of every version of the contract; phases
+/// decide which of them may be called.
 pub(crate) fn add_to_linker(linker: &mut Linker<Call>) -> wasmtime::Result<()> {
-    log::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    types::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    storage::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    federation::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    crypto::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    signing::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    treasury::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    guardian::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
-    wallet_host::add_to_linker::<_, HasSelf<Call>>(linker, |call| call)?;
+    macro_rules! link {
+        ($version:ident: $($interface:ident as $name:literal,)*) => {$(
+            let mut instance = linker.instance(&$version.interface($name))?;
+            $interface::add_to_linker_instance::<_, HasSelf<Call>>(&mut instance, |call| call)?;
+        )*};
+    }
+    for version in ContractVersion::ALL {
+        link! { version:
+            log as "log",
+            types as "types",
+            storage as "storage",
+            federation as "federation",
+            crypto as "crypto",
+            signing as "signing",
+            treasury as "treasury",
+            guardian as "guardian",
+            wallet_host as "wallet-host",
+        }
+    }
     Ok(())
 }
 

@@ -8,14 +8,15 @@
 use std::{sync::Arc, time::Duration};
 
 use modmint_core::{
-    Amount, Argument, OutPoint, Parameter, PeerId, Refusal, check_arguments, rest::AuditLine,
+    Amount, Argument, OutPoint, Parameter, PeerId, Refusal, complete_arguments, rest::AuditLine,
 };
 use wasmtime::Store;
 
 use crate::{
     Answer, Bundle, CallError, Called, Context, Host, InputEffect, OutputEffect, RenderItem,
-    bindings::exports::modmint::module::{client, ecash, module_info, server},
+    bundle::Interface,
     call::{Call, LogGate, Place, Request},
+    contract::Exported,
     convert::{self, Checked},
     limits,
     prices::Phase,
@@ -69,11 +70,12 @@ impl Instance {
     pub fn render(&self, item: RenderItem, bytes: &[u8]) -> Result<String, CallError> {
         let item = convert::to_item(item);
         let text = self.bundle.compiled.pure(
+            Interface::ModuleInfo,
             Phase::Stateless,
             Some(self.context.clone()),
-            |info: &module_info::Guest, store| {
-                let text = info.call_render(store, &item, bytes)?;
-                Ok(text.map_err(convert::refusal).and_then(convert::rendered))
+            |info, store| {
+                let text = info.ask(store, "render", (&item, bytes))?;
+                Ok(text.and_then(convert::rendered))
             },
         )?;
         Ok(text?)
@@ -88,7 +90,7 @@ impl Instance {
     /// Once, when the instance is founded.
     pub fn init(&self, host: &Arc<dyn Host>) -> Called<()> {
         self.consensus(host, Phase::Consensus, |server, store| {
-            Ok(server.call_init(store)?.map_err(convert::refusal))
+            server.ask(store, "init", ())
         })
     }
 
@@ -109,8 +111,7 @@ impl Instance {
         item: &[u8],
     ) -> Called<()> {
         self.consensus(host, Phase::Consensus, |server, store| {
-            let done = server.call_process_consensus_item(store, peer.0, item)?;
-            Ok(done.map_err(convert::refusal))
+            server.ask(store, "process-consensus-item", (peer.0, item))
         })
     }
 
@@ -123,15 +124,14 @@ impl Instance {
         cursor: Option<Vec<u8>>,
     ) -> Called<Option<Vec<u8>>> {
         self.consensus(host, Phase::Consensus, |server, store| {
-            let next = server.call_migrate(store, from, cursor.as_deref())?;
-            Ok(next.map_err(convert::refusal))
+            server.ask(store, "migrate", (from, cursor.as_deref()))
         })
     }
 
     /// The module's own books.
     pub fn audit(&self, host: &Arc<dyn Host>) -> Called<Vec<AuditLine>> {
         self.consensus(host, Phase::Audit, |server, store| {
-            Ok(convert::audit(server.call_audit(store)?))
+            server.call(store, "audit", ()).map(convert::audit)
         })
     }
 }
@@ -143,17 +143,15 @@ impl Instance {
 pub struct ItemCalls<'a> {
     instance: &'a Instance,
     host: Arc<dyn Host>,
-    place: Option<Place<Option<server::Guest>>>,
+    place: Option<Place<Option<Exported>>>,
 }
 
 impl ItemCalls<'_> {
     /// An input of a transaction.
     pub fn process_input(&mut self, input: &[u8]) -> Called<InputEffect> {
         self.call(|server, store| {
-            let effect = server.call_process_input(store, input)?;
-            Ok(effect
-                .map_err(convert::refusal)
-                .and_then(|effect| convert::input_effect(&effect)))
+            let effect = server.ask(store, "process-input", (input,))?;
+            Ok(effect.and_then(|effect| convert::input_effect(&effect)))
         })
     }
 
@@ -161,16 +159,14 @@ impl ItemCalls<'_> {
     pub fn process_output(&mut self, output: &[u8], out_point: OutPoint) -> Called<OutputEffect> {
         let out_point = convert::to_out_point(&out_point);
         self.call(|server, store| {
-            let effect = server.call_process_output(store, output, &out_point)?;
-            Ok(effect
-                .map_err(convert::refusal)
-                .and_then(|effect| convert::output_effect(&effect)))
+            let effect = server.ask(store, "process-output", (output, &out_point))?;
+            Ok(effect.and_then(|effect| convert::output_effect(&effect)))
         })
     }
 
     fn call<T: Send>(
         &mut self,
-        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Called<T> {
         let (instance, phase) = (self.instance, Phase::Consensus);
         let called = instance.consensus_in(&mut self.place, &self.host, phase, f);
@@ -192,14 +188,14 @@ impl Instance {
     /// All the items that this guardian wants ordered now.
     pub fn propose(&self, host: &Arc<dyn Host>) -> Result<Vec<Vec<u8>>, CallError> {
         self.guardian(host, Phase::Propose, |server, store| {
-            Ok(Ok(server.call_propose(store)?))
+            server.call(store, "propose", ()).map(Ok)
         })
     }
 
     /// All the bitcoin transactions that should be in the mempool now.
     pub fn broadcast(&self, host: &Arc<dyn Host>) -> Result<Vec<Vec<u8>>, CallError> {
         self.guardian(host, Phase::Propose, |server, store| {
-            Ok(Ok(server.call_broadcast(store)?))
+            server.call(store, "broadcast", ()).map(Ok)
         })
     }
 
@@ -212,11 +208,10 @@ impl Instance {
     ) -> Result<Vec<Vec<u8>>, CallError> {
         let declared = self.bundle.description().commands.iter();
         let declared = declared.map(|command| (command.name.as_str(), &command.parameters));
-        check("command", declared, name, arguments)?;
+        let arguments = check("command", declared, name, arguments)?;
         let arguments = convert::to_arguments(arguments);
         self.guardian(host, Phase::Propose, |server, store| {
-            let items = server.call_command(store, name, &arguments)?;
-            Ok(items.map_err(convert::refusal))
+            server.ask(store, "command", (name, arguments.as_slice()))
         })
     }
 
@@ -228,7 +223,7 @@ impl Instance {
     ) -> Result<Vec<Option<Vec<u8>>>, CallError> {
         let asked: Vec<_> = out_points.iter().map(convert::to_out_point).collect();
         self.guardian(host, Phase::Query, |server, store| {
-            let outcomes = server.call_outcomes(store, &asked)?;
+            let outcomes = server.call(store, "outcomes", (asked.as_slice(),))?;
             Ok(convert::outcomes(asked.len(), outcomes))
         })
     }
@@ -242,11 +237,11 @@ impl Instance {
     ) -> Result<Answer, CallError> {
         let declared = self.bundle.description().queries.iter();
         let declared = declared.map(|query| (query.name.as_str(), &query.parameters));
-        check("query", declared, name, arguments)?;
+        let arguments = check("query", declared, name, arguments)?;
         let arguments = convert::to_arguments(arguments);
         self.guardian(host, Phase::Query, |server, store| {
-            let answer = server.call_query(store, name, &arguments)?;
-            Ok(answer.map_err(convert::refusal).and_then(convert::answer))
+            let answer = server.ask(store, "query", (name, arguments.as_slice()))?;
+            Ok(answer.and_then(convert::answer))
         })
     }
 }
@@ -267,13 +262,11 @@ impl Instance {
     ) -> Result<Transition, CallError> {
         let declared = self.bundle.actions().iter();
         let declared = declared.map(|action| (action.name.as_str(), &action.parameters));
-        check("action", declared, action, arguments)?;
+        let arguments = check("action", declared, action, arguments)?;
         let arguments = convert::to_arguments(arguments);
         self.wallet(host, Phase::Wallet, |client, store| {
-            let transition = client.call_start(store, action, &arguments)?;
-            Ok(transition
-                .map_err(convert::refusal)
-                .and_then(convert::transition))
+            let transition = client.ask(store, "start", (action, arguments.as_slice()))?;
+            Ok(transition.and_then(convert::transition))
         })
     }
 
@@ -286,10 +279,8 @@ impl Instance {
     ) -> Result<Transition, CallError> {
         let event = convert::to_event(event);
         self.wallet(host, Phase::Wallet, |client, store| {
-            let transition = client.call_advance(store, state, &event)?;
-            Ok(transition
-                .map_err(convert::refusal)
-                .and_then(convert::transition))
+            let transition = client.ask(store, "advance", (state, &event))?;
+            Ok(transition.and_then(convert::transition))
         })
     }
 
@@ -300,17 +291,15 @@ impl Instance {
         backup: Option<&[u8]>,
     ) -> Result<Transition, CallError> {
         self.wallet(host, Phase::Wallet, |client, store| {
-            let transition = client.call_recover(store, backup)?;
-            Ok(transition
-                .map_err(convert::refusal)
-                .and_then(convert::transition))
+            let transition = client.ask(store, "recover", (backup,))?;
+            Ok(transition.and_then(convert::transition))
         })
     }
 
     /// What `recover` needs beside the seed, at most 65536 bytes.
     pub fn backup(&self, host: &Arc<dyn Host>) -> Result<Vec<u8>, CallError> {
         self.wallet(host, Phase::Look, |client, store| {
-            Ok(convert::backup(client.call_backup(store)?))
+            client.call(store, "backup", ()).map(convert::backup)
         })
     }
 
@@ -323,15 +312,15 @@ impl Instance {
         cursor: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, CallError> {
         self.wallet(host, Phase::Wallet, |client, store| {
-            let next = client.call_migrate(store, from, cursor.as_deref())?;
-            Ok(next.map_err(convert::refusal))
+            client.ask(store, "migrate", (from, cursor.as_deref()))
         })
     }
 
     /// What the e-cash module can spend now.
     pub fn balance(&self, host: &Arc<dyn Host>) -> Result<Amount, CallError> {
         self.ecash(host, Phase::Look, |ecash, store| {
-            Ok(Ok(Amount(ecash.call_balance(store)?)))
+            let msat = ecash.call(store, "balance", ())?;
+            Ok(Ok(Amount(msat)))
         })
     }
 
@@ -343,21 +332,19 @@ impl Instance {
         outputs: Amount,
     ) -> Result<Completion, CallError> {
         self.ecash(host, Phase::Wallet, |ecash, store| {
-            let completion = ecash.call_complete(store, inputs.msat(), outputs.msat())?;
-            Ok(completion
-                .map_err(convert::refusal)
-                .and_then(convert::completion))
+            let completion = ecash.ask(store, "complete", (inputs.msat(), outputs.msat()))?;
+            Ok(completion.and_then(convert::completion))
         })
     }
 }
 
-/// Whether `name` is declared and takes these arguments.
+/// The arguments as `name` is declared to take them, with its defaults.
 fn check<'a>(
     what: &str,
     mut declared: impl Iterator<Item = (&'a str, &'a Vec<Parameter>)>,
     name: &str,
     arguments: &[Argument],
-) -> Result<(), Refusal> {
+) -> Result<Vec<Argument>, Refusal> {
     let Some((_, parameters)) = declared.find(|(declared, _)| *declared == name) else {
         let shown: String = name.chars().take(80).collect();
         return Err(Refusal::new(
@@ -365,7 +352,7 @@ fn check<'a>(
             format!("this module has no {what} {shown:?}"),
         ));
     };
-    check_arguments(parameters, arguments)
+    complete_arguments(parameters, arguments)
 }
 
 impl Instance {
@@ -384,21 +371,22 @@ impl Instance {
         &self,
         host: &Arc<dyn Host>,
         phase: Phase,
-        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Called<T> {
         self.consensus_in(&mut None, host, phase, f)
     }
 
     fn consensus_in<T: Send>(
         &self,
-        place: &mut Option<Place<Option<server::Guest>>>,
+        place: &mut Option<Place<Option<Exported>>>,
         host: &Arc<dyn Host>,
         phase: Phase,
-        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Called<T> {
         let mut request = self.request(host, phase, Duration::MAX);
         request.fuel = Some(limits::MAX_FUEL);
-        let called = self.bundle.compiled.metered(place, request, f);
+        let compiled = &self.bundle.compiled;
+        let called = compiled.metered(Interface::Server, place, request, f);
         Called {
             result: flat(called.result),
             fuel: called.fuel,
@@ -409,37 +397,34 @@ impl Instance {
         &self,
         host: &Arc<dyn Host>,
         phase: Phase,
-        f: impl FnOnce(&server::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Result<T, CallError> {
         let time = match phase {
             Phase::Query => limits::QUERY_TIME,
             _ => limits::CALL_TIME,
         };
-        flat(
-            self.bundle
-                .compiled
-                .timed(self.request(host, phase, time), f),
-        )
+        let request = self.request(host, phase, time);
+        flat(self.bundle.compiled.timed(Interface::Server, request, f))
     }
 
     fn wallet<T: Send>(
         &self,
         host: &Arc<dyn Host>,
         phase: Phase,
-        f: impl FnOnce(&client::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Result<T, CallError> {
         let request = self.request(host, phase, limits::CALL_TIME);
-        flat(self.bundle.compiled.timed(request, f))
+        flat(self.bundle.compiled.timed(Interface::Client, request, f))
     }
 
     fn ecash<T: Send>(
         &self,
         host: &Arc<dyn Host>,
         phase: Phase,
-        f: impl FnOnce(&ecash::Guest, &mut Store<Call>) -> Returned<Checked<T>> + Send,
+        f: impl FnOnce(&Exported, &mut Store<Call>) -> Returned<Checked<T>> + Send,
     ) -> Result<T, CallError> {
         let request = self.request(host, phase, limits::CALL_TIME);
-        flat(self.bundle.compiled.timed(request, f))
+        flat(self.bundle.compiled.timed(Interface::Ecash, request, f))
     }
 }
 

@@ -15,6 +15,8 @@ pub const MAX_FUNCTIONS: usize = 50_000;
 /// Core modules of one component. The encoder makes three: the module, and two
 /// that tie it to its imports.
 pub const MAX_CORE_MODULES: usize = 4;
+/// Components inside each other, the outermost counted. The encoder makes two.
+pub const MAX_NESTING: u32 = 8;
 /// Core instances of one component, those without code included.
 pub const MAX_CORE_INSTANCES: usize = 64;
 /// Tables of one component, and elements of one table.

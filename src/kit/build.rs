@@ -7,8 +7,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use modmint_core::{BundleHash, sha256};
+use modmint_runtime::ContractVersion;
 use serde::Deserialize;
 
 use super::{
@@ -145,19 +146,33 @@ impl Project {
     }
 }
 
-/// Builds the module in `folder`.
+/// Builds the module in `folder`, against the newest contract.
 ///
 /// # Errors
 /// What cargo, the compiler or the encoder says; the compiler's own words go to
 /// standard error.
 pub fn build(folder: &Path) -> Result<Built> {
+    build_against(folder, ContractVersion::NEWEST)
+}
+
+/// Builds the module in `folder` against this version of the contract.
+///
+/// # Errors
+/// As [`build`]; and a module in Rust has the contract of the SDK that it names.
+pub fn build_against(folder: &Path, contract: ContractVersion) -> Result<Built> {
     if !folder.join("Cargo.toml").is_file()
         && folder.is_dir()
         && let Some(project) = CProject::at(folder)?
     {
-        let (component, bytes) = project.build()?;
+        let (component, bytes) = project.build(contract)?;
         return Built::write(component, &bytes);
     }
+    ensure!(
+        contract == ContractVersion::NEWEST,
+        "a module in Rust has the contract of its SDK, which here is {}: for {contract} name an \
+         older SDK in Cargo.toml, by its git revision",
+        ContractVersion::NEWEST
+    );
     Project::at(folder)?.build()
 }
 

@@ -11,12 +11,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use modmint_runtime::ContractVersion;
 use wit_bindgen_core::{Files, wit_parser::Resolve};
 
 use super::compile;
 
 /// The contract that the bindings are made of.
-const CONTRACT: &str = include_str!("../../wit/federation-module.wit");
+const fn contract(version: ContractVersion) -> &'static str {
+    match version {
+        ContractVersion::V0_1 => include_str!("../../wit/0.1/federation-module.wit"),
+        ContractVersion::V0_2 => include_str!("../../wit/federation-module.wit"),
+    }
+}
+
 /// A module with guardians' and wallets' half.
 const WORLD: &str = "federation-module";
 /// Where the library for C is in a clone.
@@ -75,13 +82,13 @@ impl CProject {
     }
 
     /// The component's bytes, and where they are to be.
-    pub(super) fn build(&self) -> Result<(PathBuf, Vec<u8>)> {
+    pub(super) fn build(&self, version: ContractVersion) -> Result<(PathBuf, Vec<u8>)> {
         std::fs::create_dir_all(&self.target).with_context(|| self.target.display().to_string())?;
         // Somebody else may build the same.
         let work = tempfile::tempdir_in(&self.target)?;
         let work = work.path();
         let bindings = work.join("bindings");
-        for (name, contents) in generate()?.iter() {
+        for (name, contents) in generate(version)?.iter() {
             compile::write(&bindings.join(name), contents).map_err(|failure| anyhow!(failure))?;
         }
         let sdk = Path::new(SDK);
@@ -138,9 +145,9 @@ impl CProject {
 }
 
 /// Header, source and type information, by their names.
-fn generate() -> Result<Files> {
+fn generate(version: ContractVersion) -> Result<Files> {
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("federation-module.wit", CONTRACT)?;
+    let package = resolve.push_str("federation-module.wit", contract(version))?;
     let world = resolve.select_world(&[package], Some(WORLD))?;
     let mut files = Files::default();
     wit_bindgen_c::Opts::default()

@@ -17,10 +17,11 @@ pub(super) fn check(subject: &Subject) -> Result<bool> {
             Ok(bundle) => {
                 let description = bundle.description();
                 println!(
-                    "{file}: admitted as {} {}, {}.",
+                    "{file}: admitted as {} {}, {}, by contract {}.",
                     description.kind,
                     description.version,
-                    world(&admission)
+                    world(&admission),
+                    admission.contract
                 );
                 println!("It is able to");
                 for capability in &admission.capabilities {

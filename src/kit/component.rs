@@ -172,6 +172,14 @@ impl Exports for Component {
     fn init(&self) -> Result<(), sdk::Refusal> {
         said(self.instance().init(&self.0.host).result)
     }
+    fn migrate_server(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, sdk::Refusal> {
+        let instance = self.instance();
+        said(instance.migrate_server(&self.0.host, from, cursor).result)
+    }
     fn process_input(&self, input: Vec<u8>) -> Result<sdk::InputEffect, sdk::Refusal> {
         let instance = self.instance();
         let mut item = instance.item(self.0.host.clone());
@@ -288,6 +296,13 @@ impl Exports for Component {
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, sdk::Refusal> {
         let begun = self.instance().recover(&self.0.host, backup.as_deref());
         self.begun(begun)
+    }
+    fn migrate_client(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, sdk::Refusal> {
+        said(self.instance().migrate_client(&self.0.host, from, cursor))
     }
 
     fn is_ecash(&self) -> bool {
@@ -499,6 +514,7 @@ pub(super) mod shapes {
                 Kind::Texts => sdk::ParameterKind::Texts,
             },
             required: parameter.required,
+            default: parameter.default.clone().map(to_value),
         }
     }
     fn to_endpoint(endpoint: &runtime::Endpoint) -> sdk::Endpoint {
@@ -538,16 +554,19 @@ pub(super) mod shapes {
     pub fn to_arguments(arguments: Vec<Argument>) -> Vec<sdk::Argument> {
         let argument = |argument: Argument| sdk::Argument {
             name: argument.name,
-            value: match argument.value {
-                Value::Text(text) => sdk::Value::Text(text),
-                Value::Number(number) => sdk::Value::Number(number),
-                Value::Flag(flag) => sdk::Value::Flag(flag),
-                Value::Bytes(bytes) => sdk::Value::Bytes(bytes),
-                Value::Amount(amount) => sdk::Value::Amount(amount.msat()),
-                Value::Texts(texts) => sdk::Value::Texts(texts),
-            },
+            value: to_value(argument.value),
         };
         arguments.into_iter().map(argument).collect()
+    }
+    fn to_value(value: Value) -> sdk::Value {
+        match value {
+            Value::Text(text) => sdk::Value::Text(text),
+            Value::Number(number) => sdk::Value::Number(number),
+            Value::Flag(flag) => sdk::Value::Flag(flag),
+            Value::Bytes(bytes) => sdk::Value::Bytes(bytes),
+            Value::Amount(amount) => sdk::Value::Amount(amount.msat()),
+            Value::Texts(texts) => sdk::Value::Texts(texts),
+        }
     }
 
     pub fn of_out_point(out_point: sdk::OutPoint) -> modmint_core::OutPoint {

@@ -70,6 +70,7 @@ fn describe(bundle: &Bundle, admission: &Admission, settings: &[Setting]) -> Res
         "kind": description.kind,
         "version": description.version,
         "summary": description.summary,
+        "contract": bundle.contract().number(),
         "hash": bundle.hash(),
         "size": bundle.bytes_len(),
         "is": world(admission),
@@ -101,6 +102,7 @@ fn parameters(parameters: &[Parameter]) -> Vec<Value> {
             "summary": parameter.summary,
             "kind": kind(&parameter.kind),
             "required": parameter.required,
+            "default": parameter.default.as_ref().map(ToString::to_string),
         })
     };
     parameters.iter().map(parameter).collect()
@@ -122,6 +124,7 @@ fn in_words(described: &Value) -> String {
     let text = |field: &str| described[field].as_str().unwrap_or_default();
     let mut lines = vec![
         format!("{} {}: {}", text("kind"), text("version"), text("summary")),
+        format!("  contract modmint:module {}", text("contract")),
         format!("  sha256   {}", text("hash")),
         format!("  size     {} bytes", described["size"]),
         format!("  is       {}", text("is")),
@@ -189,7 +192,11 @@ fn parameter_lines(parameters: &Value, indent: &str) -> Vec<String> {
                 true => text("name").to_owned(),
                 false => format!("[{}]", text("name")),
             };
-            format!("{indent}{name} ({}): {}", text("kind"), text("summary"))
+            let kind = match &parameter["default"] {
+                Value::String(default) => format!("{}, default {default}", text("kind")),
+                _ => text("kind").to_owned(),
+            };
+            format!("{indent}{name} ({kind}): {}", text("summary"))
         })
         .collect()
 }

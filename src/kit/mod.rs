@@ -21,8 +21,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
+use modmint_runtime::ContractVersion;
 
-pub use build::{Built, build, example};
+pub use build::{Built, build, build_against, example};
 pub use component::Component;
 pub use subject::{Setting, Subject};
 
@@ -39,6 +40,9 @@ pub enum Command {
         /// Write the component here too
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// For hosts that know no newer one: the version of the contract, in C
+        #[arg(long, value_name = "VERSION", default_value_t = ContractVersion::NEWEST)]
+        contract: ContractVersion,
     },
     /// Check whether guardians and wallets would take a bundle
     Check {
@@ -64,8 +68,12 @@ impl Command {
     pub async fn run(self) -> Result<bool> {
         match self {
             Self::New(new) => new.write().map(|()| true),
-            Self::Build { folder, out } => {
-                let built = build(&folder)?;
+            Self::Build {
+                folder,
+                out,
+                contract,
+            } => {
+                let built = build_against(&folder, contract)?;
                 if let Some(out) = out {
                     std::fs::copy(&built.component, out)?;
                 }

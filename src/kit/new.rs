@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Write a new module from a template that compiles, is tested, and works
 #[derive(Debug, Args)]
@@ -11,12 +11,23 @@ pub struct New {
     /// Its name, which is its kind, its package and, unless said otherwise, its folder:
     /// kebab-case
     name: String,
+    /// What it is written in
+    #[arg(long, value_enum, default_value_t = Language::Rust)]
+    language: Language,
     /// Where it is written; a new folder
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
-    /// The SDK's folder [default: of the clone that this program was built from]
+    /// The SDK's folder, for Rust [default: of the clone that this program was built from]
     #[arg(long, value_name = "FOLDER")]
     sdk: Option<PathBuf>,
+}
+
+/// What there is a template in. A module can be written in any language that compiles to a
+/// component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    C,
 }
 
 /// Where the SDK is in a clone.
@@ -24,7 +35,7 @@ const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/modules-wasm/sdk");
 
 /// What is written where. The versions of all dependencies are those that this program
 /// was built with: cargo leaves out what the module does not need.
-const FILES: [(&str, &str); 7] = [
+const RUST: [(&str, &str); 7] = [
     ("Cargo.toml", include_str!("template/manifest.toml")),
     ("Cargo.lock", include_str!("../../Cargo.lock")),
     ("README.md", include_str!("template/README.md")),
@@ -35,6 +46,17 @@ const FILES: [(&str, &str); 7] = [
         include_str!("template/conformance.toml"),
     ),
     ("tests/vouchers.rs", include_str!("template/vouchers.rs")),
+];
+
+/// The same in C.
+const C: [(&str, &str); 4] = [
+    ("@name@.c", include_str!("template-c/module.c")),
+    (
+        "conformance.toml",
+        include_str!("template-c/conformance.toml"),
+    ),
+    ("README.md", include_str!("template-c/README.md")),
+    (".gitignore", include_str!("template/gitignore")),
 ];
 
 impl New {
@@ -60,21 +82,25 @@ impl New {
             folder.display()
         );
         let sdk = sdk.to_str().context("the SDK's folder is no text")?;
-        for (file, text) in FILES {
-            let text = text
-                .replace("@name@", name)
+        let fill = |text: &str| {
+            text.replace("@name@", name)
                 .replace("@ident@", &name.replace('-', "_"))
                 .replace("@repository@", env!("CARGO_PKG_REPOSITORY"))
-                .replace("@sdk@", sdk);
-            let path = folder.join(file);
+                .replace("@sdk@", sdk)
+        };
+        let (files, test) = match self.language {
+            Language::Rust => (&RUST[..], "cargo test"),
+            Language::C => (&C[..], "modmint module test"),
+        };
+        for (file, text) in files {
+            let text = fill(text);
+            let path = folder.join(fill(file));
             let on = |error| anyhow::anyhow!("{}: {error}", path.display());
             std::fs::create_dir_all(path.parent().unwrap_or(&folder)).map_err(on)?;
             std::fs::write(&path, text).map_err(on)?;
         }
         let folder = folder.display();
-        println!(
-            "{folder} is a module. Next:\n\n  cd {folder}\n  cargo test\n  modmint module run"
-        );
+        println!("{folder} is a module. Next:\n\n  cd {folder}\n  {test}\n  modmint module run");
         Ok(())
     }
 }

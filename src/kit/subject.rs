@@ -133,6 +133,7 @@ mod tests {
             summary: "What it costs.".into(),
             kind: ParameterKind::Amount,
             required: false,
+            default: None,
         };
         let setting: Setting = "escrow.fee=10 sat".parse().expect("well-formed");
         assert_eq!(setting.of_kind("mint"), None);

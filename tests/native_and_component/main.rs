@@ -208,7 +208,7 @@ impl Fate {
             4..8 => {
                 let send = Send {
                     amount: Amount(*self.pick(&[0, 1, 1_000, 65_535, 9_000_000]).expect("some")),
-                    reclaim_after: self.random.gen_bool(0.5).then_some(60),
+                    reclaim_after: *self.pick(&[60, 604_800]).expect("some"),
                     invite: self.random.r#gen(),
                 };
                 Step::Begin(wallet, MINT, "send", send.arguments())
@@ -487,7 +487,7 @@ fn arguments_that_no_module_accepts_are_refused_by_both() {
         let path = programs::bundle("mint").expect("the build script makes the bundles");
         let mint = load(&engines, &path);
         let fee = modmint_mint::Configuration {
-            note_fee: Some(Amount(2_000_000)),
+            note_fee: Amount(2_000_000),
         };
         let both: [Bundle; 2] = [
             Bundle::ecash_module::<Mint>(),

@@ -147,10 +147,14 @@ fn long_of(parameter: &Parameter, own: &[String]) -> String {
 }
 
 fn help_of(parameter: &Parameter) -> String {
-    match parameter.kind {
+    let help = match parameter.kind {
         ParameterKind::Amount => format!("{} (for example 1000sat)", parameter.summary),
         ParameterKind::Bytes => format!("{} (hexadecimal)", parameter.summary),
         _ => parameter.summary.clone(),
+    };
+    match &parameter.default {
+        Some(default) => format!("{help} [default: {default}]"),
+        None => help,
     }
 }
 
@@ -335,6 +339,7 @@ mod tests {
             summary: format!("the {name}"),
             kind,
             required,
+            default: None,
         }
     }
 

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use modmint_core::{
     Amount, Argument, FederationId, Input, InstanceId, MAX_ITEM_BYTES, Output, Refusal,
-    Transaction, TransactionBody, check_arguments, config::FederationConfig,
+    Transaction, TransactionBody, complete_arguments, config::FederationConfig,
 };
 use modmint_crypto::secp;
 use modmint_runtime::{
@@ -294,7 +294,7 @@ impl Executor {
                     names.join(", ")
                 ))
             })?;
-        check_arguments(&known.parameters, arguments).map_err(WalletError::refused)?;
+        complete_arguments(&known.parameters, arguments).map_err(WalletError::refused)?;
         let overlay = Overlay::new(self.database.clone());
         let holds_money = self.ecash == Some(instance);
         let transition = module

@@ -41,6 +41,7 @@ fn amount_parameter() -> Parameter {
         summary: String::new(),
         kind: ParameterKind::Amount,
         required: true,
+        default: None,
     }
 }
 

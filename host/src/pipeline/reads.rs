@@ -10,7 +10,7 @@ use std::{
 
 use modmint_core::{
     Argument, Hash32, InstanceId, MAX_EXPIRY_SECONDS, MAX_ITEM_BYTES, OutPoint, PeerId, Refusal,
-    Transaction, TransactionError, TxId, check_arguments,
+    Transaction, TransactionError, TxId, complete_arguments,
     config::HexBytes,
     consensus::{ConsensusItem, TransactionStatus},
     rest::{
@@ -418,7 +418,9 @@ impl Pipeline {
                 known: known.join(", "),
             });
         };
-        check_arguments(&query.parameters, arguments).map_err(QueryError::Arguments)
+        complete_arguments(&query.parameters, arguments)
+            .map(drop)
+            .map_err(QueryError::Arguments)
     }
 }
 

@@ -4,12 +4,9 @@
  * later can see at which height and time it was there, and nobody learns what it is.
  *
  * A whole module in C, both halves, to copy: names come from the contract
- * (wit/federation-module.wit) by generated bindings. Memory ends with the item, so nothing
- * is freed (modules-wasm/sdk-c). */
-#include <stdlib.h>
-#include <string.h>
-
-#include "federation_module.h"
+ * (wit/federation-module.wit) by generated bindings, helpers from modmint.h. Memory ends
+ * with the item, so nothing is freed (modules-wasm/sdk-c). */
+#include "modmint.h"
 
 #define KIND "notary"
 #define DIGEST 32
@@ -18,102 +15,17 @@
 /* Millisatoshi. */
 #define USUAL_FEE 1000
 
-typedef federation_module_list_u8_t bytes_t;
-typedef federation_module_string_t string_t;
-typedef modmint_module_types_refusal_t refusal_t;
-typedef modmint_module_types_argument_t argument_t;
-typedef exports_modmint_module_client_transition_t transition_t;
-
-/* Texts. */
-
-static string_t text(const char *text) { return (string_t){(uint8_t *)text, strlen(text)}; }
-
-static bool refuse(refusal_t *refusal, const char *code, const char *message) {
-    *refusal = (refusal_t){text(code), text(message)};
-    return false;
-}
-
-static bool is(const string_t *given, const char *wanted) {
-    return given->len == strlen(wanted) && memcmp(given->ptr, wanted, given->len) == 0;
-}
-
-/* JSON in the making. */
-typedef struct {
-    uint8_t at[256];
-    size_t length;
-} json_t;
-
-static void add(json_t *json, const char *text) {
-    size_t length = strlen(text);
-    if (length > sizeof json->at - json->length) {
-        abort();
-    }
-    memcpy(json->at + json->length, text, length);
-    json->length += length;
-}
-
-static void add_number(json_t *json, uint64_t number) {
-    char digits[21];
-    size_t first = sizeof digits - 1;
-    digits[first] = 0;
-    do {
-        digits[--first] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number > 0);
-    add(json, digits + first);
-}
-
-static void add_hex(json_t *json, const uint8_t *bytes, size_t length) {
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < length; i++) {
-        char pair[3] = {digits[bytes[i] >> 4], digits[bytes[i] & 15], 0};
-        add(json, pair);
-    }
-}
-
-static string_t finish(const json_t *json) {
-    uint8_t *copy = malloc(json->length);
-    memcpy(copy, json->at, json->length);
-    return (string_t){copy, json->length};
-}
-
-/* Numbers. */
-
-static void put_number(uint8_t *to, size_t length, uint64_t number) {
-    for (size_t i = length; i > 0; i--) {
-        to[i - 1] = (uint8_t)number;
-        number >>= 8;
-    }
-}
-
-static uint64_t get_number(const uint8_t *from, size_t length) {
-    uint64_t number = 0;
-    for (size_t i = 0; i < length; i++) {
-        number = number << 8 | from[i];
-    }
-    return number;
-}
-
 static uint64_t fee(void) {
     bytes_t config;
     modmint_module_federation_config(&config);
-    return config.len == 8 ? get_number(config.ptr, 8) : USUAL_FEE;
-}
-
-/* What is asked for. The host has checked names and kinds. */
-
-static const modmint_module_types_value_t *find(const argument_t *arguments, size_t count,
-                                                const char *name) {
-    for (size_t i = 0; i < count; i++) {
-        if (is(&arguments[i].name, name)) {
-            return &arguments[i].value;
-        }
+    if (config.len != 8) {
+        abort();
     }
-    return NULL;
+    return get_number(config.ptr, 8);
 }
 
 static const uint8_t *digest_of(const argument_t *arguments, size_t count, refusal_t *refusal) {
-    const modmint_module_types_value_t *value = find(arguments, count, "digest");
+    const value_t *value = find(arguments, count, "digest");
     if (value == NULL || value->val.bytes.len != DIGEST) {
         refuse(refusal, "bad-argument", "a digest is 32 bytes, as sha256sum shows them");
         return NULL;
@@ -121,8 +33,8 @@ static const uint8_t *digest_of(const argument_t *arguments, size_t count, refus
     return value->val.bytes.ptr;
 }
 
-static modmint_module_types_parameter_t *digest_parameter(void) {
-    modmint_module_types_parameter_t *parameter = calloc(1, sizeof *parameter);
+static parameter_t *digest_parameter(void) {
+    parameter_t *parameter = calloc(1, sizeof *parameter);
     parameter->name = text("digest");
     parameter->summary = text("SHA-256 of a document, 32 bytes.");
     parameter->kind.tag = MODMINT_MODULE_TYPES_PARAMETER_KIND_BYTES;
@@ -134,10 +46,13 @@ static modmint_module_types_parameter_t *digest_parameter(void) {
 
 void exports_modmint_module_module_info_describe(
     exports_modmint_module_module_info_description_t *ret) {
-    modmint_module_types_parameter_t *setting = calloc(1, sizeof *setting);
+    parameter_t *setting = calloc(1, sizeof *setting);
     setting->name = text("fee");
-    setting->summary = text("What a stamp costs; 1 sat unless said otherwise.");
+    setting->summary = text("What a stamp costs.");
     setting->kind.tag = MODMINT_MODULE_TYPES_PARAMETER_KIND_AMOUNT;
+    setting->default_.is_some = true;
+    setting->default_.val.tag = MODMINT_MODULE_TYPES_VALUE_AMOUNT;
+    setting->default_.val.val.amount = USUAL_FEE;
 
     exports_modmint_module_module_info_endpoint_t *query = calloc(1, sizeof *query);
     query->name = text("stamp");
@@ -160,20 +75,19 @@ void exports_modmint_module_module_info_describe(
 bool exports_modmint_module_module_info_configure(
     exports_modmint_module_module_info_list_argument_t *arguments,
     exports_modmint_module_module_info_setup_t *ret, refusal_t *err) {
-    const modmint_module_types_value_t *given = find(arguments->ptr, arguments->len, "fee");
-    uint64_t amount = given == NULL ? USUAL_FEE : given->val.amount;
-    if (amount > 100000000) {
+    const value_t *given = find(arguments->ptr, arguments->len, "fee");
+    if (given == NULL || given->val.amount > 100000000) {
         return refuse(err, "bad-argument", "a fee of at most 100000 sat is expected");
     }
     memset(ret, 0, sizeof *ret);
     ret->config.ptr = malloc(8);
     ret->config.len = 8;
-    put_number(ret->config.ptr, 8, amount);
+    put_number(ret->config.ptr, 8, given->val.amount);
     return true;
 }
 
 static string_t show_stamp(const uint8_t *digest, const bytes_t *stamp) {
-    json_t json = {.length = 0};
+    json_t json = {0};
     add(&json, "{");
     if (digest != NULL) {
         add(&json, "\"digest\":\"");
@@ -197,7 +111,7 @@ bool exports_modmint_module_module_info_render(exports_modmint_module_module_inf
     switch (item->tag) {
     case EXPORTS_MODMINT_MODULE_MODULE_INFO_ITEM_OUTPUT:
         if (bytes->len == DIGEST) {
-            json_t json = {.length = 0};
+            json_t json = {0};
             add(&json, "{\"digest\":\"");
             add_hex(&json, bytes->ptr, DIGEST);
             add(&json, "\"}");
@@ -318,14 +232,6 @@ static void go_to(transition_t *to, uint8_t state, const uint8_t *digest) {
     memcpy(to->state.ptr + 1, digest, DIGEST);
 }
 
-static exports_modmint_module_client_want_t *wait_for(transition_t *to, uint32_t id) {
-    exports_modmint_module_client_effect_t *effect = calloc(1, sizeof *effect);
-    effect->id = id;
-    to->effects.ptr = effect;
-    to->effects.len = 1;
-    return &effect->want;
-}
-
 static void stamp(transition_t *to, const uint8_t *digest) {
     go_to(to, STAMPING, digest);
     exports_modmint_module_client_planned_output_t *output = calloc(1, sizeof *output);
@@ -333,7 +239,7 @@ static void stamp(transition_t *to, const uint8_t *digest) {
     output->output.len = DIGEST;
     memcpy(output->output.ptr, digest, DIGEST);
     output->fee = fee();
-    exports_modmint_module_client_want_t *want = wait_for(to, 1);
+    want_t *want = wait_for(to, 1);
     want->tag = EXPORTS_MODMINT_MODULE_CLIENT_WANT_SUBMIT;
     want->val.submit.outputs.ptr = output;
     want->val.submit.outputs.len = 1;
@@ -349,7 +255,7 @@ static void look(transition_t *to, const uint8_t *digest) {
     argument->value.val.bytes.ptr = malloc(DIGEST);
     argument->value.val.bytes.len = DIGEST;
     memcpy(argument->value.val.bytes.ptr, digest, DIGEST);
-    exports_modmint_module_client_want_t *want = wait_for(to, 2);
+    want_t *want = wait_for(to, 2);
     want->tag = EXPORTS_MODMINT_MODULE_CLIENT_WANT_QUERY;
     want->val.query.name = text("stamp");
     want->val.query.arguments.ptr = argument;

@@ -60,12 +60,12 @@ modmint_sdk::export!(Ln: federation-module);
 parameters! {
     /// What an instance is founded with.
     pub struct Configuration {
-        /// For each contract, paid by whoever funds it; 1 sat unless said otherwise.
-        contract_fee: Option<Amount>,
-        /// For each published offer; 1 sat unless said otherwise.
-        offer_fee: Option<Amount>,
-        /// For each announcement of a gateway; 10 sat unless said otherwise.
-        announcement_fee: Option<Amount>,
+        /// For each contract, paid by whoever funds it.
+        contract_fee: Amount = DEFAULT_FEE,
+        /// For each published offer.
+        offer_fee: Amount = DEFAULT_FEE,
+        /// For each announcement of a gateway.
+        announcement_fee: Amount = DEFAULT_ANNOUNCEMENT_FEE,
     }
 }
 
@@ -107,8 +107,7 @@ impl Module for Ln {
             offer_fee,
             announcement_fee,
         } = Configuration::read(arguments)?;
-        let fee = |name: &str, fee: Option<Amount>, usual: Amount| {
-            let fee = fee.unwrap_or(usual);
+        let fee = |name: &str, fee: Amount| {
             if fee > MOST_FEE {
                 return Err(Refusal::new(
                     "bad-argument",
@@ -119,13 +118,9 @@ impl Module for Ln {
         };
         Ok(Setup {
             config: LnConfig {
-                contract_fee: fee("contract-fee", contract_fee, DEFAULT_FEE)?,
-                offer_fee: fee("offer-fee", offer_fee, DEFAULT_FEE)?,
-                announcement_fee: fee(
-                    "announcement-fee",
-                    announcement_fee,
-                    DEFAULT_ANNOUNCEMENT_FEE,
-                )?,
+                contract_fee: fee("contract-fee", contract_fee)?,
+                offer_fee: fee("offer-fee", offer_fee)?,
+                announcement_fee: fee("announcement-fee", announcement_fee)?,
             },
             keys: vec![KeySpec {
                 label: KEY.into(),

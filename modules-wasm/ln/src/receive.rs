@@ -25,8 +25,8 @@ parameters! {
         amount: Amount,
         /// What for; the payer sees it.
         description: Option<String>,
-        /// After how many seconds nobody can pay it any more; a day unless said otherwise.
-        expiry: Option<u64>,
+        /// After how many seconds nobody can pay it any more.
+        expiry: u64 = USUAL_EXPIRY,
         /// The gateway to be paid through: its alias, key or address; the cheapest unless said otherwise.
         gateway: Option<String>,
         /// The most that the gateway may keep; 100 sat and 1.5 % unless said otherwise.
@@ -34,6 +34,7 @@ parameters! {
     }
 }
 
+/// A day.
 const USUAL_EXPIRY: u64 = 24 * 3600;
 const LEAST_EXPIRY: u64 = 60;
 /// How much longer than the invoice the offer is good: for a payment that comes at the
@@ -124,7 +125,6 @@ pub fn start(action: InvoiceAction) -> Result<Step, Refusal> {
         maximum_fee,
     } = action;
     let description = description.unwrap_or_default();
-    let expiry = expiry.unwrap_or(USUAL_EXPIRY);
     let most = MOST_OFFER_SECONDS - 2 * GRACE_SECONDS;
     if !(LEAST_EXPIRY..=most).contains(&expiry) {
         return Err(Refusal::new(

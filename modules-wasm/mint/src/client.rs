@@ -32,9 +32,8 @@ parameters! {
     pub struct Send {
         /// How much.
         amount: Amount,
-        /// After how many seconds the notes come back if nobody has taken them; a week unless
-        /// said otherwise.
-        reclaim_after: Option<u64>,
+        /// After how many seconds the notes come back if nobody has taken them.
+        reclaim_after: u64 = RECLAIM_SECONDS,
         /// Put the federation's invite beside the notes, for a receiver who has not joined.
         invite: bool,
     }
@@ -388,7 +387,7 @@ fn shares(outcome: &EffectResult) -> &[PeerOutcomes] {
 fn send(send: Send) -> Result<Step, Refusal> {
     let order = Order {
         amount: send.amount.0,
-        reclaim_after: send.reclaim_after.unwrap_or(RECLAIM_SECONDS),
+        reclaim_after: send.reclaim_after,
         invite: send.invite,
     };
     if order.amount == 0 {

@@ -34,8 +34,8 @@ modmint_sdk::export!(Mint: ecash-module);
 parameters! {
     /// What an instance is founded with.
     pub struct Configuration {
-        /// For each note issued and each note spent; nothing unless said otherwise.
-        note_fee: Option<Amount>,
+        /// For each note issued and each note spent.
+        note_fee: Amount = Amount(0),
     }
 }
 
@@ -63,7 +63,6 @@ impl Module for Mint {
 
     fn configure(arguments: Arguments) -> Result<Setup<MintConfig>, Refusal> {
         let Configuration { note_fee } = Configuration::read(arguments)?;
-        let note_fee = note_fee.unwrap_or_default();
         if note_fee > MOST_NOTE_FEE {
             return Err(Refusal::new(
                 "bad-argument",

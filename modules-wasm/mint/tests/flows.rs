@@ -28,8 +28,8 @@ const MINT: u16 = 1;
 fn federation(guardians: usize) -> Federation {
     let federation = Federation::new(guardians);
     let minimum = modmint_wallet::Configuration {
-        minimum_deposit: Some(Amount(1_000 * SAT)),
-        deposit_fee: Some(Amount(0)),
+        minimum_deposit: Amount(1_000 * SAT),
+        deposit_fee: Amount(0),
     };
     let wallet = Bundle::federation_module::<WalletModule>();
     assert_eq!(federation.found(wallet, minimum.arguments()), WALLET);
@@ -82,7 +82,7 @@ fn deposit(federation: &Federation, wallet: &mut Wallet, satoshi: u64) -> Operat
 fn send_arguments(msat: u64) -> Vec<modmint_sdk::Argument> {
     Send {
         amount: Amount(msat),
-        reclaim_after: Some(3600),
+        reclaim_after: 3600,
         invite: false,
     }
     .arguments()
@@ -561,12 +561,12 @@ fn with_fees_nothing_is_made_that_costs_more_than_it_is_worth() {
     let federation = Federation::new(1);
     let wallet = Bundle::federation_module::<WalletModule>();
     let free = modmint_wallet::Configuration {
-        minimum_deposit: None,
-        deposit_fee: Some(Amount(0)),
+        minimum_deposit: Amount(10_000 * SAT),
+        deposit_fee: Amount(0),
     };
     federation.found(wallet, free.arguments());
     let fee = modmint_mint::Configuration {
-        note_fee: Some(Amount(100)),
+        note_fee: Amount(100),
     };
     federation.found(Bundle::ecash_module::<Mint>(), fee.arguments());
     let mut alice = Wallet::new(&federation, "alice");
@@ -735,11 +735,11 @@ proptest! {
     ) {
         let federation = Federation::new(1);
         let minimum = modmint_wallet::Configuration {
-            minimum_deposit: Some(Amount(1_000 * SAT)),
-            deposit_fee: Some(Amount(0)),
+            minimum_deposit: Amount(1_000 * SAT),
+            deposit_fee: Amount(0),
         };
         federation.found(Bundle::federation_module::<WalletModule>(), minimum.arguments());
-        let config = modmint_mint::Configuration { note_fee: Some(Amount(fee)) };
+        let config = modmint_mint::Configuration { note_fee: Amount(fee) };
         federation.found(Bundle::ecash_module::<Mint>(), config.arguments());
         let mut wallets = [Wallet::new(&federation, "alice"), Wallet::new(&federation, "bob")];
         let mut deposited = 0;

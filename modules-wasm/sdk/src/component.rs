@@ -157,19 +157,19 @@ macro_rules! export {
         }
     };
     (@interface module_info) => {
-        $crate::bindings::exports::modmint::module::module_info::__export_modmint_module_module_info_0_1_0_cabi!(
+        $crate::bindings::exports::modmint::module::module_info::__export_modmint_module_module_info_0_2_0_cabi!(
             Exported with_types_in $crate::bindings::exports::modmint::module::module_info);
     };
     (@interface server) => {
-        $crate::bindings::exports::modmint::module::server::__export_modmint_module_server_0_1_0_cabi!(
+        $crate::bindings::exports::modmint::module::server::__export_modmint_module_server_0_2_0_cabi!(
             Exported with_types_in $crate::bindings::exports::modmint::module::server);
     };
     (@interface client) => {
-        $crate::bindings::exports::modmint::module::client::__export_modmint_module_client_0_1_0_cabi!(
+        $crate::bindings::exports::modmint::module::client::__export_modmint_module_client_0_2_0_cabi!(
             Exported with_types_in $crate::bindings::exports::modmint::module::client);
     };
     (@interface ecash) => {
-        $crate::bindings::exports::modmint::module::ecash::__export_modmint_module_ecash_0_1_0_cabi!(
+        $crate::bindings::exports::modmint::module::ecash::__export_modmint_module_ecash_0_2_0_cabi!(
             Exported with_types_in $crate::bindings::exports::modmint::module::ecash);
     };
 }

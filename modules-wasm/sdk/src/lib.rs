@@ -176,7 +176,10 @@ pub use bindings::{
 /// For this crate's macros.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::parameters::{parameter, summary};
+    pub use crate::{
+        __default as default,
+        parameters::{parameter, summary},
+    };
 }
 
 /// A guardian's index.

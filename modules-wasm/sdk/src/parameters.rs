@@ -118,12 +118,13 @@ impl<T: ParameterValue> ParameterValue for Option<T> {
 
 /// Doc comments as one sentence, and a field's name as a parameter's.
 #[doc(hidden)]
-pub fn parameter<T: ParameterValue>(field: &str, docs: &[&str]) -> Parameter {
+pub fn parameter<T: ParameterValue>(field: &str, docs: &[&str], default: Option<T>) -> Parameter {
     Parameter {
         name: field.replace('_', "-"),
         summary: summary(docs),
         kind: T::kind(),
-        required: T::REQUIRED,
+        required: T::REQUIRED && default.is_none(),
+        default: default.and_then(T::into_value),
     }
 }
 
@@ -133,8 +134,21 @@ pub fn summary(docs: &[&str]) -> String {
     lines.join(" ").trim().to_owned()
 }
 
+/// The default that a parameter is declared with.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __default {
+    () => {
+        None
+    };
+    ($default:expr) => {
+        Some($default)
+    };
+}
+
 /// Declares a struct whose fields are parameters. Doc comments become what people
-/// read; `snake_case` becomes `kebab-case`; `Option` and `bool` need not be given.
+/// read; `snake_case` becomes `kebab-case`; `Option`, `bool` and what has a default need
+/// not be given. People are shown the default, and the host passes it.
 ///
 /// ```
 /// use modmint_sdk::Amount;
@@ -146,14 +160,17 @@ pub fn summary(docs: &[&str]) -> String {
 ///         amount: Amount,
 ///         /// Why, if anybody should know.
 ///         reason: Option<String>,
+///         /// The most that it may cost.
+///         most: Amount = Amount(1_000),
 ///     }
 /// }
 /// assert_eq!(Pay::parameters()[1].summary, "Why, if anybody should know.");
+/// assert!(Pay::parameters()[2].default.is_some());
 /// ```
 #[macro_export]
 macro_rules! parameters {
     ($(#[doc = $docs:literal])* $vis:vis struct $name:ident {
-        $($(#[doc = $field_docs:literal])* $field:ident: $type:ty,)*
+        $($(#[doc = $field_docs:literal])* $field:ident: $type:ty $(= $default:expr)?,)*
     }) => {
         $(#[doc = $docs])*
         #[derive(Clone, Debug, PartialEq)]
@@ -172,6 +189,7 @@ macro_rules! parameters {
                 vec![$($crate::__private::parameter::<$type>(
                     stringify!($field),
                     &[$($field_docs),*],
+                    $crate::__private::default!($($default)?),
                 )),*]
             }
             /// From what the host passed.

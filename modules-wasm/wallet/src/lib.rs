@@ -44,10 +44,10 @@ modmint_sdk::export!(Wallet: federation-module);
 parameters! {
     /// What an instance is founded with.
     pub struct Configuration {
-        /// Smaller deposits are refused; 10,000 sat unless said otherwise.
-        minimum_deposit: Option<Amount>,
-        /// What each deposit pays into the reserve for fees on the chain, in whole satoshi; 200 sat unless said otherwise.
-        deposit_fee: Option<Amount>,
+        /// Smaller deposits are refused.
+        minimum_deposit: Amount = DEFAULT_MINIMUM,
+        /// What each deposit pays into the reserve for fees on the chain, in whole satoshi.
+        deposit_fee: Amount = DEFAULT_DEPOSIT_FEE,
     }
 }
 
@@ -83,11 +83,9 @@ impl Module for Wallet {
 
     fn configure(arguments: Arguments) -> Result<Setup<WalletConfig>, Refusal> {
         let Configuration {
-            minimum_deposit,
-            deposit_fee,
+            minimum_deposit: minimum,
+            deposit_fee: fee,
         } = Configuration::read(arguments)?;
-        let minimum = minimum_deposit.unwrap_or(DEFAULT_MINIMUM);
-        let fee = deposit_fee.unwrap_or(DEFAULT_DEPOSIT_FEE);
         if minimum < LEAST_MINIMUM {
             return Err(Refusal::new(
                 "bad-argument",
@@ -135,8 +133,8 @@ mod tests {
         let instance = federation.found(Bundle::federation_module::<Wallet>(), Vec::new());
         let configure = |minimum| {
             let arguments = Configuration {
-                minimum_deposit: Some(Amount(minimum)),
-                deposit_fee: None,
+                minimum_deposit: Amount(minimum),
+                deposit_fee: DEFAULT_DEPOSIT_FEE,
             };
             federation.call(instance, Phase::Pure, None, || {
                 Wallet::configure(arguments.arguments().into())
@@ -160,8 +158,8 @@ mod tests {
             (0, true),
         ] {
             let arguments = Configuration {
-                minimum_deposit: None,
-                deposit_fee: Some(Amount(fee)),
+                minimum_deposit: DEFAULT_MINIMUM,
+                deposit_fee: Amount(fee),
             };
             let setup = federation.call(instance, Phase::Pure, None, || {
                 Wallet::configure(arguments.arguments().into())

@@ -37,8 +37,8 @@ fn federation_with(guardians: usize, deposit_fee: u64) -> Federation {
     // No filter: addresses are found at once.
     federation.set_filter_bits(0);
     let configuration = Configuration {
-        minimum_deposit: Some(Amount(1_000 * SAT)),
-        deposit_fee: Some(Amount(deposit_fee * SAT)),
+        minimum_deposit: Amount(1_000 * SAT),
+        deposit_fee: Amount(deposit_fee * SAT),
     };
     let wallet = Bundle::federation_module::<Module>();
     assert_eq!(federation.found(wallet, configuration.arguments()), WALLET);
@@ -557,7 +557,7 @@ fn guardians_that_miss_what_is_held_raise_the_alarm() {
 fn send(wallet: &mut Wallet, msat: u64) -> String {
     let arguments = Send {
         amount: Amount(msat),
-        reclaim_after: Some(3600),
+        reclaim_after: 3600,
         invite: false,
     };
     let operation = perform(wallet, MINT, "send", arguments.arguments());
@@ -704,7 +704,7 @@ proptest! {
                     }
                 }
                 Act::Send(msat) => {
-                    let arguments = Send { amount: Amount(msat), reclaim_after: Some(3600), invite: false };
+                    let arguments = Send { amount: Amount(msat), reclaim_after: 3600, invite: false };
                     if let Ok(operation) = wallets[who].start(MINT, "send", arguments.arguments()) {
                         carry_on(&mut wallets[who]);
                         texts.extend(wallets[who].operation(operation).detail("notes"));

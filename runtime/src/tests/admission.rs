@@ -4,12 +4,21 @@ use wit_component::dummy_module;
 use wit_parser::ManglingAndAbi;
 
 use super::fixture::{contract, encode, server};
-use crate::{Admission, AdmitError, admit, examine, limits};
+use crate::{Admission, AdmitError, ContractVersion, admit, examine, limits};
 
 /// A module of the world with every import called and every export there, each of
 /// which traps.
 fn dummy(world: &str, change: impl FnOnce(String) -> String) -> Vec<u8> {
-    let (resolve, package) = contract(change);
+    dummy_of(ContractVersion::NEWEST, world, change)
+}
+
+/// The same, of another version of the contract.
+pub(super) fn dummy_of(
+    version: ContractVersion,
+    world: &str,
+    change: impl FnOnce(String) -> String,
+) -> Vec<u8> {
+    let (resolve, package) = contract(version, change);
     let id = resolve.select_world(&[package], Some(world)).unwrap();
     let core = dummy_module(&resolve, id, ManglingAndAbi::Standard32);
     encode(&resolve, package, world, core)
@@ -56,7 +65,7 @@ fn capabilities_are_told_from_the_imports_alone() {
             .capabilities
             .contains(&"hold bitcoin for the federation and pay it out".to_owned())
     );
-    let import = r#"(import "modmint:module/storage@0.1.0" "put"
+    let import = r#"(import "modmint:module/storage@0.2.0" "put"
         (func $put (param i32 i32 i32 i32)))"#;
     let one = admit(&server(import, "", "(global.get $accepted)")).unwrap();
     assert_eq!(one.capabilities, ["store data of its own"]);
@@ -109,7 +118,7 @@ fn an_import_that_the_contract_lacks_is_refused_by_name() {
         ),
     );
     assert!(
-        refusal(&bytes).contains("storage@0.1.0#read-others"),
+        refusal(&bytes).contains("storage@0.2.0#read-others"),
         "{}",
         refusal(&bytes)
     );
@@ -123,7 +132,7 @@ fn an_import_of_another_type_is_refused_by_name() {
     );
     let refusal = refusal(&bytes);
     assert!(
-        refusal.contains("treasury@0.1.0") && refusal.contains("release"),
+        refusal.contains("treasury@0.2.0") && refusal.contains("release"),
         "{refusal}"
     );
 }
@@ -145,7 +154,7 @@ fn an_export_of_another_shape_is_refused_by_name() {
     ] {
         let refusal = refusal(&dummy("server-half", replaced(from, to)));
         assert!(
-            refusal.contains("server@0.1.0") && refusal.contains(name),
+            refusal.contains("server@0.2.0") && refusal.contains(name),
             "{refusal}"
         );
     }
@@ -247,7 +256,7 @@ fn whoever_wrote_a_bundle_learns_of_all_imports_that_are_wrong_and_what_to_do() 
                  environment: func() -> string;";
     let findings = examine(&dummy("ecash-module", replaced(get, wrong))).unwrap_err();
     let told: Vec<_> = findings.iter().map(ToString::to_string).collect();
-    for name in ["storage@0.1.0#now", "storage@0.1.0#environment"] {
+    for name in ["storage@0.2.0#now", "storage@0.2.0#environment"] {
         assert!(told.iter().any(|line| line.contains(name)), "{told:?}");
     }
     assert!(findings.iter().all(|finding| !finding.remedy().is_empty()));

@@ -10,7 +10,8 @@ use modmint_core::{Amount, PeerId};
 use super::fixture::{Memory, context, server};
 use crate::{
     Answer, Bundle, CallError, Called, Engines, Host, InputEffect, Instance, RenderItem, Trap,
-    bindings::exports::modmint::module::server::Guest as Server,
+    bindings::exports::modmint::module::server,
+    bundle::Interface,
     call::{LogGate, Request},
     limits,
     prices::{self, Group, Phase},
@@ -42,21 +43,21 @@ fn trap_of(imports: &str, functions: &str, process_input: &str) -> Trap {
 }
 
 const ACCEPTED: &str = "(global.get $accepted)";
-const PUT: &str = r#"(import "modmint:module/storage@0.1.0" "put"
+const PUT: &str = r#"(import "modmint:module/storage@0.2.0" "put"
     (func $put (param i32 i32 i32 i32)))"#;
-const GET: &str = r#"(import "modmint:module/storage@0.1.0" "get"
+const GET: &str = r#"(import "modmint:module/storage@0.2.0" "get"
     (func $get (param i32 i32 i32)))"#;
-const SCAN: &str = r#"(import "modmint:module/storage@0.1.0" "scan"
+const SCAN: &str = r#"(import "modmint:module/storage@0.2.0" "scan"
     (func $scan (param i32 i32 i32 i32 i32 i32 i32)))"#;
-const SHA256: &str = r#"(import "modmint:module/crypto@0.1.0" "sha256"
+const SHA256: &str = r#"(import "modmint:module/crypto@0.2.0" "sha256"
     (func $sha256 (param i32 i32 i32)))"#;
-const SCHNORR: &str = r#"(import "modmint:module/crypto@0.1.0" "verify-schnorr"
+const SCHNORR: &str = r#"(import "modmint:module/crypto@0.2.0" "verify-schnorr"
     (func $schnorr (param i32 i32 i32 i32 i32 i32) (result i32)))"#;
-const PUBLIC_KEYS: &str = r#"(import "modmint:module/federation@0.1.0" "public-keys"
+const PUBLIC_KEYS: &str = r#"(import "modmint:module/federation@0.2.0" "public-keys"
     (func $public-keys (param i32 i32 i32)))"#;
-const WHOAMI: &str = r#"(import "modmint:module/guardian@0.1.0" "whoami"
+const WHOAMI: &str = r#"(import "modmint:module/guardian@0.2.0" "whoami"
     (func $whoami (result i32)))"#;
-const LOG: &str = r#"(import "modmint:module/log@0.1.0" "log" (func $log (param i32 i32 i32)))"#;
+const LOG: &str = r#"(import "modmint:module/log@0.2.0" "log" (func $log (param i32 i32 i32)))"#;
 
 #[test]
 fn a_bundle_says_what_it_is() {
@@ -402,8 +403,9 @@ fn a_query_that_loops_runs_out_of_time() {
         time: Duration::from_millis(100),
     };
     let compiled = &instance.bundle().compiled;
-    let result = compiled.timed(request, |server: &Server, store| {
-        server.call_process_input(store, b"x").map(drop)
+    let result = compiled.timed(Interface::Server, request, |server, store| {
+        let effect = server.ask(store, "process-input", (&b"x"[..],))?;
+        Ok(effect.map(|effect: server::InputEffect| drop(effect)))
     });
     assert!(
         matches!(result, Err(CallError::Trapped(Trap::OutOfTime))),

@@ -13,12 +13,20 @@ use modmint_core::{
     FederationId, InstanceId, KeyKind,
     config::{HexBytes, InstanceConfig, InstanceKey, Network},
 };
+use modmint_runtime::ContractVersion;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{PackageId, Resolve};
 
-/// The contract, or a changed one.
-pub fn contract(change: impl FnOnce(String) -> String) -> (Resolve, PackageId) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/federation-module.wit");
+/// This version of the contract, or a changed one.
+pub fn contract(
+    version: ContractVersion,
+    change: impl FnOnce(String) -> String,
+) -> (Resolve, PackageId) {
+    let file = match version {
+        ContractVersion::V0_1 => "../wit/0.1/federation-module.wit",
+        ContractVersion::V0_2 => "../wit/federation-module.wit",
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let text = std::fs::read_to_string(&path).expect("the contract is there");
     let mut resolve = Resolve::default();
     let package = resolve
@@ -28,8 +36,8 @@ pub fn contract(change: impl FnOnce(String) -> String) -> (Resolve, PackageId) {
 }
 
 /// A component of a core module in text form.
-pub fn component(wat: &str, world: &str) -> Vec<u8> {
-    let (resolve, package) = contract(|text| text);
+pub fn component(version: ContractVersion, wat: &str, world: &str) -> Vec<u8> {
+    let (resolve, package) = contract(version, |text| text);
     let core = wat::parse_str(wat).expect("the fixture is well-formed");
     encode(&resolve, package, world, core)
 }
@@ -53,7 +61,19 @@ pub fn encode(resolve: &Resolve, package: PackageId, world: &str, mut core: Vec<
 /// At `$accepted` lies an acceptance of 1000 msat and a key of 33 bytes; `$heap`
 /// may be moved.
 pub fn server(imports: &str, functions: &str, process_input: &str) -> Vec<u8> {
+    server_of(ContractVersion::NEWEST, imports, functions, process_input)
+}
+
+/// The same for a version of the contract: it has no parameters, which is all that the
+/// versions have otherwise, so that the core module is the same but for names.
+pub fn server_of(
+    version: ContractVersion,
+    imports: &str,
+    functions: &str,
+    process_input: &str,
+) -> Vec<u8> {
     component(
+        version,
         &format!(
             r#"(module
   {imports}
@@ -91,36 +111,40 @@ pub fn server(imports: &str, functions: &str, process_input: &str) -> Vec<u8> {
     (global.set $heap (i32.add (local.get $at) (local.get 3)))
     (local.get $at))
 
-  (func (export "modmint:module/module-info@0.1.0#describe") (result i32) (i32.const 2048))
-  (func (export "modmint:module/module-info@0.1.0#configure") (param i32 i32) (result i32)
+  (func (export "modmint:module/module-info@0.2.0#describe") (result i32) (i32.const 2048))
+  (func (export "modmint:module/module-info@0.2.0#configure") (param i32 i32) (result i32)
     (i32.const 8192))
-  (func (export "modmint:module/module-info@0.1.0#render") (param i32 i32 i32 i32 i32) (result i32)
+  (func (export "modmint:module/module-info@0.2.0#render") (param i32 i32 i32 i32 i32) (result i32)
     (i32.const 4224))
 
-  (func (export "modmint:module/server@0.1.0#init") (result i32) (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#migrate") (param i32 i32 i32 i32) (result i32)
+  (func (export "modmint:module/server@0.2.0#init") (result i32) (i32.const 8192))
+  (func (export "modmint:module/server@0.2.0#migrate") (param i32 i32 i32 i32) (result i32)
     (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#process-output") (param i32 i32 i32 i32 i32) (result i32)
+  (func (export "modmint:module/server@0.2.0#process-output") (param i32 i32 i32 i32 i32) (result i32)
     (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#process-consensus-item") (param i32 i32 i32) (result i32)
+  (func (export "modmint:module/server@0.2.0#process-consensus-item") (param i32 i32 i32) (result i32)
     (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#propose") (result i32) (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#broadcast") (result i32) (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#outcomes") (param i32 i32) (result i32)
+  (func (export "modmint:module/server@0.2.0#propose") (result i32) (i32.const 8192))
+  (func (export "modmint:module/server@0.2.0#broadcast") (result i32) (i32.const 8192))
+  (func (export "modmint:module/server@0.2.0#outcomes") (param i32 i32) (result i32)
     (i32.const 8192))
   ;; A query does what process-input does, and has nothing to say.
-  (func (export "modmint:module/server@0.1.0#query") (param i32 i32 i32 i32) (result i32)
+  (func (export "modmint:module/server@0.2.0#query") (param i32 i32 i32 i32) (result i32)
     (drop (call $process-input (local.get 0) (local.get 1)))
     (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#command") (param i32 i32 i32 i32) (result i32)
+  (func (export "modmint:module/server@0.2.0#command") (param i32 i32 i32 i32) (result i32)
     (i32.const 8192))
-  (func (export "modmint:module/server@0.1.0#audit") (result i32) (i32.const 8192))
+  (func (export "modmint:module/server@0.2.0#audit") (result i32) (i32.const 8192))
 
   {functions}
-  (func $process-input (export "modmint:module/server@0.1.0#process-input")
+  (func $process-input (export "modmint:module/server@0.2.0#process-input")
     (param $ptr i32) (param $len i32) (result i32)
     {process_input})
 )"#
+        )
+        .replace(
+            &format!("@{}", ContractVersion::NEWEST),
+            &format!("@{version}"),
         ),
         "server-half",
     )

@@ -5,3 +5,5 @@
 mod admission;
 mod calls;
 pub(crate) mod fixture;
+mod hostile;
+mod versions;

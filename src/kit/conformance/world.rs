@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use modmint_core::{Argument, Parameter};
 use modmint_runtime::Bundle;
-use modmint_sdk::mock::{Federation, Kill, OperationId, RecordedCall, Wallet};
+use modmint_sdk::{
+    Refusal,
+    mock::{Federation, Kill, OperationId, RecordedCall, Wallet},
+};
 
 use super::scenario::{Scenario, Step, Typed};
 use crate::kit::{
@@ -195,7 +198,7 @@ impl<'a> World<'a> {
         // Each round follows from what the one before decided; modules that never come
         // to rest are found out.
         for _ in 0..1000 {
-            let mut moved = false;
+            let (mut moved, mut died) = (false, false);
             for wallet in self.wallets.values_mut() {
                 let mut steps = 0;
                 while wallet.step() {
@@ -203,13 +206,15 @@ impl<'a> World<'a> {
                     steps += 1;
                     ensure!(steps < MOST_STEPS, "a wallet's machine never comes to rest");
                 }
-                if wallet.is_dead() {
-                    if let Some(next) = death.and_then(|death| death.next) {
-                        self.component.replace(next.clone());
-                    }
-                    wallet.resume();
-                    moved = true;
+                died |= wallet.is_dead();
+            }
+            if died {
+                if let Some(next) = death.and_then(|death| death.next) {
+                    self.upgrade(next)?;
                 }
+                let dead = self.wallets.values_mut().filter(|wallet| wallet.is_dead());
+                dead.for_each(Wallet::resume);
+                moved = true;
             }
             moved |= self.federation.order_proposals() > 0;
             if !moved {
@@ -217,6 +222,31 @@ impl<'a> World<'a> {
             }
         }
         bail!("the wallets and guardians never come to rest")
+    }
+
+    /// Everybody goes on with another bundle. Storage of another version is migrated
+    /// first, the guardians' and each wallet's; a machine's state never is.
+    fn upgrade(&mut self, next: &Arc<Bundle>) -> Result<()> {
+        let before = self.component.bundle().describe();
+        self.component.replace(next.clone());
+        let after = next.description();
+        let refused = |whose: &str, from: u32, refusal: Refusal| {
+            let Refusal { code, message } = refusal;
+            anyhow!("{whose} storage of version {from} is refused: {message} ({code})")
+        };
+        let from = before.server_storage;
+        if from != after.server_storage {
+            let migrated = self.federation.migrate(self.instance, from);
+            migrated.map_err(|refusal| refused("the guardians'", from, refusal))?;
+        }
+        let from = before.client_storage;
+        if from != after.client_storage {
+            for (name, wallet) in &mut self.wallets {
+                let migrated = wallet.migrate(self.instance, from);
+                migrated.map_err(|refusal| refused(&format!("{name}'s"), from, refusal))?;
+            }
+        }
+        Ok(())
     }
 
     /// What the last step's operation came to is what the scenario says.

@@ -42,8 +42,8 @@ parameters! {
         seller: Vec<u8>,
         /// The arbiter's key.
         arbiter: Vec<u8>,
-        /// After so many blocks you can take the money back alone; 1008 unless said otherwise.
-        blocks: Option<u64>,
+        /// After so many blocks you can take the money back alone.
+        blocks: u64 = USUAL_BLOCKS,
     }
 }
 parameters! {
@@ -249,8 +249,7 @@ fn public_key(whose: &str, bytes: Vec<u8>) -> Result<PublicKey, Refusal> {
 // Opening.
 
 fn open(open: Open) -> Result<Transition<State>, Refusal> {
-    let blocks = open.blocks.unwrap_or(USUAL_BLOCKS);
-    let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks > 0);
+    let blocks = u32::try_from(open.blocks).ok().filter(|blocks| *blocks > 0);
     let timeout = blocks.and_then(|blocks| federation::block_height().checked_add(blocks));
     let contract = Contract {
         amount: open.amount.0,

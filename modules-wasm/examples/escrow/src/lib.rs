@@ -119,8 +119,8 @@ impl Party {
 parameters! {
     /// What an instance is founded with.
     pub struct Configuration {
-        /// What a contract costs whoever opens it; nothing unless said otherwise.
-        fee: Option<Amount>,
+        /// What a contract costs whoever opens it.
+        fee: Amount = Amount(0),
     }
 }
 
@@ -151,7 +151,7 @@ impl Module for Escrow {
     }
 
     fn configure(arguments: Arguments) -> Result<Setup<Config>, Refusal> {
-        let fee = Configuration::read(arguments)?.fee.unwrap_or_default();
+        let fee = Configuration::read(arguments)?.fee;
         if fee > MOST_FEE {
             return Err(Refusal::new(
                 "bad-argument",

@@ -21,9 +21,7 @@ const ESCROW: u16 = 1;
 
 fn federation(fee: u64) -> Federation {
     let federation = Federation::with_cash(4);
-    let configuration = Configuration {
-        fee: Some(Amount(fee)),
-    };
+    let configuration = Configuration { fee: Amount(fee) };
     let escrow = Bundle::federation_module::<Escrow>();
     assert_eq!(federation.found(escrow, configuration.arguments()), ESCROW);
     federation
@@ -62,7 +60,7 @@ fn open(buyer: &mut Wallet, amount: u64, seller: Vec<u8>, arbiter: Vec<u8>) -> O
         amount: Amount(amount),
         seller,
         arbiter,
-        blocks: Some(10),
+        blocks: 10,
     };
     buyer.perform(ESCROW, "open", open.arguments()).unwrap()
 }

@@ -169,7 +169,7 @@ fn an_invoice_that_is_not_what_was_asked_for_is_not_handed_out() {
         let action = InvoiceAction {
             amount: Amount(3_000 * SAT),
             description: None,
-            expiry: None,
+            expiry: DAY,
             gateway: None,
             maximum_fee: None,
         };

@@ -16,6 +16,8 @@ use modmint_sdk::{
 use serde_json::{Value, json};
 
 pub const SAT: u64 = 1000;
+/// Seconds.
+pub const DAY: u64 = 24 * 3600;
 pub const LN: u16 = 1;
 /// What the federation asks for a contract.
 pub const CONTRACT_FEE: u64 = SAT;
@@ -205,9 +207,9 @@ impl World {
     pub fn of(bundle: Bundle, guardians: usize) -> Self {
         let federation = Federation::with_cash(guardians);
         let free = Configuration {
-            contract_fee: None,
-            offer_fee: None,
-            announcement_fee: Some(Amount(0)),
+            contract_fee: Amount(SAT),
+            offer_fee: Amount(SAT),
+            announcement_fee: Amount(0),
         };
         let ln = federation.found(bundle, free.arguments());
         assert_eq!(ln, LN);
@@ -438,7 +440,7 @@ impl Person {
         let action = InvoiceAction {
             amount: Amount(msat),
             description: Some("a test".into()),
-            expiry: None,
+            expiry: DAY,
             gateway: None,
             maximum_fee: None,
         };

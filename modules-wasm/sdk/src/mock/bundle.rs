@@ -5,8 +5,8 @@ use std::{marker::PhantomData, ops::Deref, rc::Rc};
 use modmint_core::{FederationId, config::InstanceConfig};
 
 use crate::{
-    Answer, Argument, AuditLine, Client, Completion, Component, Description, Ecash, Event,
-    InputEffect, Item, OutPoint, OutputEffect, PeerId, Refusal, Server,
+    Answer, Argument, AuditLine, Client, Completion, Component, Description, Ecash, Endpoint,
+    Event, InputEffect, Item, OutPoint, OutputEffect, Parameter, PeerId, Refusal, Server,
     bindings::exports::modmint::module::{client, ecash, module_info, server},
 };
 
@@ -36,6 +36,11 @@ pub trait Exports {
     fn founded(&self, _founded: Founded) {}
 
     fn init(&self) -> Result<(), Refusal>;
+    fn migrate_server(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal>;
     fn process_input(&self, input: Vec<u8>) -> Result<InputEffect, Refusal>;
     fn process_output(&self, output: Vec<u8>, out_point: OutPoint)
     -> Result<OutputEffect, Refusal>;
@@ -54,6 +59,11 @@ pub trait Exports {
     ) -> Result<client::Transition, Refusal>;
     fn advance(&self, state: Vec<u8>, event: Event) -> Result<client::Transition, Refusal>;
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, Refusal>;
+    fn migrate_client(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal>;
 
     /// Whether it holds the wallet's money: the rest is called of such alone.
     fn is_ecash(&self) -> bool;
@@ -104,6 +114,27 @@ struct EcashHalf {
     complete: fn(u64, u64) -> Result<Completion, Refusal>,
 }
 
+/// With the defaults of what was not given, as a host passes them.
+fn complete(declared: &[Parameter], mut arguments: Vec<Argument>) -> Vec<Argument> {
+    for parameter in declared {
+        if arguments.iter().any(|given| given.name == parameter.name) {
+            continue;
+        }
+        arguments.extend(parameter.default.clone().map(|value| Argument {
+            name: parameter.name.clone(),
+            value,
+        }));
+    }
+    arguments
+}
+
+/// The same, for the endpoint of this name.
+fn of_endpoint(declared: Vec<Endpoint>, name: &str, arguments: Vec<Argument>) -> Vec<Argument> {
+    let declared = declared.into_iter().find(|known| known.name == name);
+    let declared = declared.map(|endpoint| endpoint.parameters);
+    complete(&declared.unwrap_or_default(), arguments)
+}
+
 struct Native<M> {
     ecash: Option<EcashHalf>,
     module: PhantomData<M>,
@@ -121,7 +152,8 @@ impl<M: Server + Client> Exports for Native<M> {
         <Component<M> as module_info::Guest>::describe()
     }
     fn configure(&self, arguments: Vec<Argument>) -> Result<module_info::Setup, Refusal> {
-        <Component<M> as module_info::Guest>::configure(arguments)
+        let declared = self.describe().configuration;
+        <Component<M> as module_info::Guest>::configure(complete(&declared, arguments))
     }
     fn render(&self, item: Item, bytes: Vec<u8>) -> Result<String, Refusal> {
         <Component<M> as module_info::Guest>::render(item, bytes)
@@ -129,6 +161,13 @@ impl<M: Server + Client> Exports for Native<M> {
 
     fn init(&self) -> Result<(), Refusal> {
         <Component<M> as server::Guest>::init()
+    }
+    fn migrate_server(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        <Component<M> as server::Guest>::migrate(from, cursor)
     }
     fn process_input(&self, input: Vec<u8>) -> Result<InputEffect, Refusal> {
         <Component<M> as server::Guest>::process_input(input)
@@ -153,9 +192,11 @@ impl<M: Server + Client> Exports for Native<M> {
         <Component<M> as server::Guest>::outcomes(out_points)
     }
     fn query(&self, name: String, arguments: Vec<Argument>) -> Result<Answer, Refusal> {
+        let arguments = of_endpoint(self.describe().queries, &name, arguments);
         <Component<M> as server::Guest>::query(name, arguments)
     }
     fn command(&self, name: String, arguments: Vec<Argument>) -> Result<Vec<Vec<u8>>, Refusal> {
+        let arguments = of_endpoint(self.describe().commands, &name, arguments);
         <Component<M> as server::Guest>::command(name, arguments)
     }
     fn audit(&self) -> Vec<AuditLine> {
@@ -167,13 +208,23 @@ impl<M: Server + Client> Exports for Native<M> {
         action: String,
         arguments: Vec<Argument>,
     ) -> Result<client::Transition, Refusal> {
-        <Component<M> as client::Guest>::start(action, arguments)
+        let actions = <Component<M> as client::Guest>::actions();
+        let declared = actions.into_iter().find(|known| known.name == action);
+        let declared = declared.map(|action| action.parameters).unwrap_or_default();
+        <Component<M> as client::Guest>::start(action, complete(&declared, arguments))
     }
     fn advance(&self, state: Vec<u8>, event: Event) -> Result<client::Transition, Refusal> {
         <Component<M> as client::Guest>::advance(state, event)
     }
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, Refusal> {
         <Component<M> as client::Guest>::recover(backup)
+    }
+    fn migrate_client(
+        &self,
+        from: u32,
+        cursor: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        <Component<M> as client::Guest>::migrate(from, cursor)
     }
 
     fn is_ecash(&self) -> bool {

@@ -531,6 +531,25 @@ impl Federation {
         result
     }
 
+    /// Takes the guardians' storage of version `from` to that of the module's bundle, as
+    /// guardians do before a newer bundle's first item.
+    ///
+    /// # Errors
+    /// The module's refusal, and nothing has changed.
+    ///
+    /// # Panics
+    /// If it never ends.
+    pub fn migrate(&self, instance: u16, from: u32) -> Result<(), Refusal> {
+        let bundle = self.bundle(instance);
+        let before = self.state.borrow().books.clone();
+        let migrated =
+            every_step(|cursor| self.consensus(instance, || bundle.migrate_server(from, cursor)));
+        if migrated.is_err() {
+            self.state.borrow_mut().books = before;
+        }
+        migrated
+    }
+
     /// Decides a transaction, by the canonical bytes of `modmint_core::Transaction`.
     /// One that was decided stays decided.
     ///
@@ -822,4 +841,18 @@ fn lie(truth: Vec<u8>) -> Vec<u8> {
         None => lie.push(0),
     }
     lie
+}
+
+/// A migration: begins without a cursor, and goes on with each that it is given.
+pub(super) fn every_step(
+    mut step: impl FnMut(Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Refusal>,
+) -> Result<(), Refusal> {
+    let mut cursor = None;
+    for _ in 0..100_000 {
+        cursor = step(cursor)?;
+        if cursor.is_none() {
+            return Ok(());
+        }
+    }
+    panic!("a migration that never ends");
 }

@@ -8,6 +8,7 @@ use modmint_crypto::secp;
 use super::{
     Federation, Phase, Status, Store,
     call::{WalletSide, enter},
+    federation::every_step,
 };
 use crate::{
     Acceptance, Agreement, Answer, Argument, Effect, EffectDone, EffectResult, Event, HttpRequest,
@@ -257,6 +258,27 @@ impl Wallet {
             self.federation.new_call(instance, phase, None, wallet),
             module,
         )
+    }
+
+    /// Takes the wallet's storage of version `from` to that of the module's bundle, as a
+    /// wallet does when it opens with a newer one.
+    ///
+    /// # Errors
+    /// The module's refusal, and nothing has changed.
+    ///
+    /// # Panics
+    /// If it never ends.
+    pub fn migrate(&mut self, instance: u16, from: u32) -> Result<(), Refusal> {
+        let bundle = self.federation.bundle(instance);
+        let mut next = self.durable.clone();
+        every_step(|cursor| {
+            let step = || bundle.migrate_client(from, cursor);
+            let (step, store) = self.enter(&next, instance, Phase::Wallet, step);
+            next.stores.insert(instance, store);
+            step
+        })?;
+        self.durable = next;
+        Ok(())
     }
 
     /// Begins an operation and does nothing more yet.

@@ -14,8 +14,8 @@ pub fn federation<M: Server + Client>() -> Federation {
     let federation = Federation::new(4);
     let wallet = Bundle::federation_module::<modmint_wallet::Wallet>();
     let free = modmint_wallet::Configuration {
-        minimum_deposit: None,
-        deposit_fee: Some(modmint_sdk::Amount(0)),
+        minimum_deposit: modmint_sdk::Amount(10_000_000),
+        deposit_fee: modmint_sdk::Amount(0),
     };
     assert_eq!(federation.found(wallet, free.arguments()), WALLET);
     let mint = Bundle::ecash_module::<modmint_mint::Mint>();
