@@ -146,6 +146,7 @@ async fn a_module_without_a_wallet_half_is_shown_and_the_rest_is_used() {
         [
             (Some("mint"), Some(true)),
             (Some("wallet"), Some(true)),
+            (Some("ln"), Some(true)),
             (Some("hostile"), Some(false)),
         ]
     );
