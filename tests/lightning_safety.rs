@@ -216,7 +216,7 @@ async fn a_payment_that_goes_back_soon_is_not_bought(world: &World, id: &str) {
         !gateway.is_running()
     })
     .await;
-    federation.bitcoind.mine(3).await.expect("blocks");
+    federation.bitcoind.mine(6).await.expect("blocks");
     world.again().await;
     until("the gateway to give it back", || async {
         last(gateway).await["state"] == "failed"

@@ -4,6 +4,8 @@
 //! preimage or that nothing is under way, is given when it is certain, however long
 //! that takes; until then the payer's contract stays.
 
+use std::time::Instant;
+
 use modmint_core::{FederationId, Hash32, Refusal};
 use serde::{Deserialize, Serialize};
 
@@ -242,7 +244,9 @@ impl Gateway {
     async fn send(&self, hash: Hash32, mut row: Outgoing) -> anyhow::Result<Outgoing> {
         let (journal, node) = (&self.0.journal, &self.0.node);
         let mut seen = self.0.changed.subscribe();
-        let mut asked = false;
+        // When the node is asked; never again once it has taken the payment.
+        let mut ask_at = Some(Instant::now());
+        let mut pause = RETRY.0;
         while !row.is_over() {
             let OutgoingState::Started { uncertain } = row.state else {
                 anyhow::bail!("a payment is not the node's: {:?}", row.state);
@@ -266,14 +270,14 @@ impl Gateway {
                         unsent: false,
                     })
                 }
-                None | Some(Sent::Failed) if asked => None,
+                None | Some(Sent::Failed) if ask_at.is_none_or(|at| Instant::now() < at) => None,
                 None | Some(Sent::Failed) => {
                     let order = PayOrder {
                         invoice: row.invoice.clone(),
                         maximum_fee_msat: row.maximum_fee_msat,
                         latest_height: row.latest_height,
                     };
-                    asked = true;
+                    ask_at = None;
                     match node.pay(&order).await {
                         // The node took it as new, so nothing was under way before.
                         Ok(()) => Some(OutgoingState::Started { uncertain: false }),
@@ -288,13 +292,16 @@ impl Gateway {
                         }
                         Err(PayError::NotSent(reason)) => {
                             tracing::warn!(%hash, "not sent again, and perhaps before: {reason}");
+                            // The node may have no peer yet. It takes a payment once, so it
+                            // can be asked as often as there is time.
+                            ask_at = Some(Instant::now() + pause);
+                            pause = (pause * 2).min(RETRY.1);
                             None
                         }
                         Err(PayError::Trouble(reason)) => {
                             tracing::error!(%hash, "perhaps sent: {reason}");
                             // What the next try says proves nothing then.
-                            asked = false;
-                            tokio::time::sleep(RETRY.1).await;
+                            ask_at = Some(Instant::now() + RETRY.1);
                             Some(OutgoingState::Started { uncertain: true })
                         }
                     }

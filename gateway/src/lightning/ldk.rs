@@ -4,7 +4,7 @@
 //! one, so a hash goes one way; an invoice for a given hash must be made once; a
 //! payment that was begun just before a crash may be under way without a record.
 
-use std::{path::Path, str::FromStr, sync::Arc};
+use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ldk_node::{
@@ -58,6 +58,9 @@ pub struct LdkSetup<'a> {
     pub bitcoind: BitcoindRpc,
 }
 
+/// How often it is looked whether the node has caught up with the chain.
+const CATCH_UP: Duration = Duration::from_millis(100);
+
 /// See the module.
 pub struct LdkNode {
     node: Arc<Node>,
@@ -66,7 +69,8 @@ pub struct LdkNode {
 }
 
 impl LdkNode {
-    /// Starts the node on the multi-threaded tokio runtime that this is called in.
+    /// Starts the node on the multi-threaded tokio runtime that this is called in;
+    /// returns when it has caught up with the chain.
     ///
     /// # Errors
     /// The folder cannot be used, bitcoind does not answer, an address is none.
@@ -106,6 +110,7 @@ impl LdkNode {
             )
             .set_runtime(tokio::runtime::Handle::current())
             .set_custom_logger(Arc::new(Tracing));
+        let started = crate::now();
         // Both block on the chain source.
         let node = tokio::task::spawn_blocking(move || {
             let node = builder.build()?;
@@ -114,6 +119,11 @@ impl LdkNode {
             Ok::<_, anyhow::Error>(node)
         })
         .await??;
+        // Until it has caught up its height is that of a former life, and whatever must
+        // happen by a height seems to have more time than it has.
+        while node.status().latest_lightning_wallet_sync_timestamp <= Some(started) {
+            tokio::time::sleep(CATCH_UP).await;
+        }
         Ok(Self {
             node: Arc::new(node),
             alias: setup.alias.to_owned(),
