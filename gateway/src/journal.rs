@@ -70,7 +70,9 @@ impl Default for Terms {
         Self {
             pay_base_msat: 1_000,
             pay_parts_per_million: 3_000,
-            receive_base_msat: 0,
+            // A contract costs the gateway 1 sat unless the federation's founders say
+            // otherwise: what it could not buy at a profit it would have to give back.
+            receive_base_msat: 2_000,
             receive_parts_per_million: 1_000,
             maximum_invoice_msat: 400_000_000,
             maximum_exposure_msat: 2_000_000_000,

@@ -142,6 +142,7 @@ impl World {
             let membership = Membership {
                 active: true,
                 terms: Terms {
+                    receive_base_msat: 0,
                     maximum_exposure_msat: 10 * AMOUNT,
                     ..Terms::default()
                 },
