@@ -1,5 +1,5 @@
-//! What a gateway meets and nobody must lose money by: no route, junk, too little time,
-//! another federation, its own death. Guardians, gateway, node and chain are real.
+//! What a gateway meets and nobody must lose money by: no route, junk, another federation, its
+//! own death. Guardians, gateway, node and chain are real.
 
 mod common;
 #[path = "common/lightning.rs"]
@@ -26,10 +26,7 @@ use modmint_core::{
     tagged_hash,
 };
 use modmint_crypto::{secp, tpe};
-use modmint_gateway::{
-    journal::CRASH_VARIABLE,
-    lightning::{Invoice, LightningNode as _, Sent},
-};
+use modmint_gateway::journal::CRASH_VARIABLE;
 use modmint_ln::{CIPHERTEXT, ContractInput, KEY, Offer};
 use modmint_sdk::to_hex;
 use serde_json::{Value, json};
@@ -197,55 +194,6 @@ async fn federations_swap_operators_leave_and_a_dead_gateway_keeps_nothing() {
     swaps_across_federations(&world).await;
     the_operator_leaves_nothing_by_mistake(&world, &id).await;
     a_gateway_that_dies_keeps_nothing(&world).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "payers' nodes add a random number of blocks, so it is not known how many to mine"]
-async fn what_goes_back_soon_is_not_bought() {
-    let world = World::new().await;
-    let id = federation_id(&world.federation.guardians[0]).await;
-    a_payment_that_goes_back_soon_is_not_bought(&world, &id.to_string()).await;
-}
-
-/// Killed when it holds a payment, and back when there is no time left to buy it.
-async fn a_payment_that_goes_back_soon_is_not_bought(world: &World, id: &str) {
-    let World {
-        gateway,
-        peer,
-        user,
-        federation,
-    } = world;
-    let before = ecash(gateway, id).await.expect("it says");
-    gateway.stop().await.expect("it ends");
-    // The order, the invoice's text, and that it is held.
-    gateway
-        .start_with(&federation.bitcoind, &[(CRASH_VARIABLE, "3")])
-        .await
-        .expect("it starts");
-    lightning::usable(gateway, peer).await.expect("a channel");
-    let (waiting, invoice) = invoiced(user, "10000sat").await;
-    peer.begin_pay(&invoice).await.expect("it is on its way");
-    until("the gateway to be killed", || async {
-        !gateway.is_running()
-    })
-    .await;
-    federation.bitcoind.mine(6).await.expect("blocks");
-    world.again().await;
-    until("the gateway to give it back", || async {
-        last(gateway).await["state"] == "failed"
-    })
-    .await;
-    let line = last(gateway).await;
-    let reason = line["reason"].as_str().expect("a reason");
-    assert!(reason.contains("too near"), "{line}");
-    println!("too near: {reason}");
-    let hash = Invoice::parse(&invoice).expect("an invoice").payment_hash;
-    until("the payer to have it back", || async {
-        peer.node().sent(hash) == Some(Sent::Failed)
-    })
-    .await;
-    assert_eq!(ecash(gateway, id).await.expect("it says"), before);
-    drop(waiting);
 }
 
 async fn swaps_across_federations(world: &World) {
