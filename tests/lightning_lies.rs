@@ -25,7 +25,7 @@ use common::{
 };
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use modmint::{
-    federation::{Module, Options},
+    federation::Options,
     tour::{balanced, refused},
     wallet::Wallet,
 };
@@ -117,13 +117,15 @@ impl Liar {
     /// A federation that lists it, a user with money, and its routes.
     async fn new() -> Self {
         let mut options = Options::standard().expect("scripts/test builds the bundles");
-        let mut ln = Module::built_in("ln").expect("built");
+        let ln = options
+            .modules
+            .iter_mut()
+            .find(|module| module.kind == "ln");
         // So that it can be announced by a transaction of nothing else.
-        ln.arguments.push(Argument {
+        ln.expect("a standard module").arguments.push(Argument {
             name: "announcement-fee".into(),
             value: ArgumentValue::Amount(Amount(0)),
         });
-        options.modules.push(ln);
         let federation = Fixture::found(options).await;
         let user = federation.rich_wallet("user", 200_000).await;
         let told: Arc<Told> = Arc::default();
