@@ -9,11 +9,11 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
     Acceptance, Action, Agreement, Amount, Arguments, Audience, Client, Completion, Ecash,
     EffectDone, EffectResult, Event, PeerOutcomes, Plan, PlannedInput, Quote, Refusal, Rejection,
-    Transition, federation, object, parameters, wallet,
+    Transition, crypto, federation, object, parameters, wallet,
 };
 
 use crate::{
-    Issuance, IssuedQuery, Mint, MintConfig, Notes, Spent, SpentQuery, TextNote,
+    Issuance, IssuedQuery, Mint, MintConfig, Notes, Spent, SpentQuery, TextNote, label,
     notes::{Fresh, Issued, OwnNote, Stock},
     selection::{self, Counts, MOST_INPUTS, MOST_SENT, NONE, TARGET},
     value,
@@ -274,9 +274,8 @@ impl Ecash for Mint {
                 .ok_or_else(|| short(&left, need, fee))?,
         };
         subtract(&mut left, &chosen);
-        // While exchanging costs nothing, a transaction under way tidies up. Not one of
-        // others' money alone: if that is bad, it must not hold ours until it expires.
-        if fee == 0 && selection::number(&chosen) > 0 {
+        // While exchanging costs nothing, a transaction under way tidies up.
+        if fee == 0 {
             let room = MOST_INPUTS - selection::number(&chosen);
             let crowd = selection::crowded(&left, room);
             subtract(&mut left, &crowd);
@@ -532,10 +531,17 @@ fn worth(notes: &[TextNote]) -> Amount {
 }
 
 fn receive(text: &str) -> Result<Step, Refusal> {
+    let notes = read_notes(text)?;
+    let signed =
+        |note: &TextNote| crypto::tbs_verify(&label(note.exponent), &note.nonce, &note.signature);
+    if !notes.iter().all(signed) {
+        return Err(Refusal::new(
+            "bad-note",
+            "the guardians of this federation have not signed these notes",
+        ));
+    }
     let fee = note_fee();
-    // Whether they are signed guardians find out, in one batch with others'. Until
-    // then nothing of this wallet's is at stake: see `complete`.
-    let notes: Vec<_> = read_notes(text)?
+    let notes: Vec<_> = notes
         .into_iter()
         .filter(|note| selection::net(note.exponent, fee).is_some())
         .collect();

@@ -293,26 +293,6 @@ fn notes_of_another_federation_or_of_nobody_are_refused() {
     assert_eq!(receive(&mut bob, "hello").unwrap_err().code, "bad-notes");
 }
 
-#[test]
-fn a_transaction_of_others_money_alone_holds_none_of_the_receivers() {
-    let federation = federation(4);
-    let mut alice = Wallet::new(&federation, "alice");
-    let mut bob = Wallet::new(&federation, "bob");
-    deposit(&federation, &mut alice, 100_000);
-    // Until bob has more of one denomination than he would keep.
-    for _ in 0..60 {
-        let (_, notes) = send(&mut alice, 1 << 20);
-        receive(&mut bob, &notes).unwrap();
-    }
-    let (_, notes) = send(&mut alice, 1 << 20);
-    let others = Notes::decode(&notes).unwrap().notes.len();
-    let arguments = Receive { notes }.arguments();
-    bob.start(MINT, "receive", arguments).unwrap();
-    let pending = bob.pending();
-    let transaction = Transaction::decode(pending.first().unwrap()).unwrap();
-    assert_eq!(transaction.body.inputs.len(), others);
-}
-
 /// An amount that this wallet's notes cannot pay exactly.
 fn inexact(federation: &Federation, wallet: &mut Wallet) -> u64 {
     deposit(federation, wallet, 1000);
