@@ -220,7 +220,7 @@ pub(crate) struct Pending {
 
 #[derive(Clone, Debug, PartialEq, BorshSerialize, BorshDeserialize)]
 pub(crate) enum Wait {
-    /// For guardians, a server, a time.
+    /// For guardians, a server, a time; a plan, for money that is on its way.
     Effect(Want),
     /// For a person.
     Question { plan: Plan, quote: SpendQuote },
