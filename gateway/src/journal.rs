@@ -334,32 +334,36 @@ pub struct Journal {
     pub(crate) lives: AtomicU64,
 }
 
-/// Writes that are made together, and whether a payment's or an invoice's row is among
-/// them.
-struct Batch(WriteBatch, bool);
+/// Writes that are made together.
+#[derive(Default)]
+struct Batch {
+    writes: WriteBatch,
+    /// Whether a payment's or an invoice's row is among them.
+    of_payment: bool,
+}
 
 impl Batch {
     fn put(&mut self, key: impl AsRef<[u8]>, value: &impl BorshSerialize) -> Result<()> {
-        self.0.put(key, borsh::to_vec(value)?);
+        self.writes.put(key, borsh::to_vec(value)?);
         Ok(())
     }
 
     fn mark(&mut self, key: impl AsRef<[u8]>, there: bool) {
         match there {
-            true => self.0.put(key, b""),
-            false => self.0.delete(key),
+            true => self.writes.put(key, b""),
+            false => self.writes.delete(key),
         }
     }
 
     fn outgoing(&mut self, hash: Hash32, row: &Outgoing) -> Result<()> {
-        self.1 = true;
+        self.of_payment = true;
         self.put(key(b"o", hash), row)?;
         self.mark(key(b"uo", hash), !row.is_over());
         Ok(())
     }
 
     fn incoming(&mut self, hash: Hash32, row: &Incoming) -> Result<()> {
-        self.1 = true;
+        self.of_payment = true;
         self.put(key(b"i", hash), row)?;
         self.mark(key(b"ui", hash), row.is_under_way());
         let waits = row.state == IncomingState::Waiting;
@@ -368,13 +372,14 @@ impl Batch {
     }
 
     fn logged(&mut self, number: u64, direction: &[u8], hash: Hash32) {
-        self.0.put(log_key(number), [direction, &hash.0].concat());
+        self.writes
+            .put(log_key(number), [direction, &hash.0].concat());
     }
 
     /// A row whose place another takes: the log alone remembers it.
     fn past(&mut self, hash: Hash32, row: &Outgoing) -> Result<()> {
         let value = [&b"p"[..], &hash.0, &borsh::to_vec(row)?].concat();
-        self.0.put(log_key(row.number), value);
+        self.writes.put(log_key(row.number), value);
         Ok(())
     }
 }
@@ -478,7 +483,7 @@ impl Journal {
             .collect()
     }
 
-    fn write(&self, Batch(batch, of_payment): Batch) -> Result<()> {
+    fn write(&self, Batch { writes, of_payment }: Batch) -> Result<()> {
         #[cfg(test)]
         self.lives
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -488,7 +493,7 @@ impl Journal {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         self.db
-            .write_opt(batch, &options)
+            .write_opt(writes, &options)
             .context("the journal cannot be written")?;
         if of_payment {
             let count = self.writes.fetch_add(1, Ordering::SeqCst) + 1;
@@ -498,10 +503,6 @@ impl Journal {
             }
         }
         Ok(())
-    }
-
-    fn batch(&self) -> Batch {
-        Batch(WriteBatch::default(), false)
     }
 
     /// A federation, whether it is served or was left.
@@ -517,7 +518,7 @@ impl Journal {
     /// # Errors
     /// The disk fails.
     pub fn put_membership(&self, federation: &FederationId, row: &Membership) -> Result<()> {
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         batch.put([b"f", &federation.0[..]].concat(), row)?;
         self.write(batch)
     }
@@ -551,7 +552,7 @@ impl Journal {
         swap: Option<Incoming>,
     ) -> Result<Outgoing> {
         let mut last = self.writing.lock();
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         if let Some(former) = self.outgoing(hash)? {
             ensure!(former.is_unsent(), "there is a payment out of {hash}");
             batch.past(hash, &former)?;
@@ -584,7 +585,7 @@ impl Journal {
         if !row.is_over() && row.state != state {
             row.state = state;
             row.updated = now();
-            let mut batch = self.batch();
+            let mut batch = Batch::default();
             batch.outgoing(hash, &row)?;
             if let OutgoingState::Paid { fee_msat, .. } = row.state {
                 let paid = row.amount_msat.saturating_add(fee_msat);
@@ -605,7 +606,7 @@ impl Journal {
         if self.incoming(hash)?.is_some() || self.outgoing(hash)?.is_some() {
             return Ok(false);
         }
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         batch.incoming(hash, row)?;
         self.write(batch)?;
         Ok(true)
@@ -628,7 +629,7 @@ impl Journal {
         if let Some(state) = change(&row) {
             row.state = state;
             row.updated = now();
-            let mut batch = self.batch();
+            let mut batch = Batch::default();
             if row.number.is_none() && row.is_under_way() {
                 row.number = Some(*last + 1);
                 batch.logged(*last + 1, b"i", hash);
@@ -652,7 +653,7 @@ impl Journal {
     pub fn put_invoice(&self, hash: Hash32, invoice: &str, expires: u64) -> Result<()> {
         let _one = self.writing.lock();
         let mut row = self.incoming(hash)?.context("no invoice of this hash")?;
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         batch.mark(waiting_key(row.expires, hash), false);
         (row.invoice, row.expires) = (invoice.to_owned(), expires);
         batch.incoming(hash, &row)?;
@@ -721,12 +722,12 @@ impl Journal {
         if ended.is_empty() {
             return Ok(Vec::new());
         }
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         let mut hashes = Vec::new();
         for (waiting, _) in &ended {
             let hash = hash_at(waiting, 9)?;
-            batch.0.delete(waiting);
-            batch.0.delete(key(b"i", hash));
+            batch.writes.delete(waiting);
+            batch.writes.delete(key(b"i", hash));
             hashes.push(hash);
         }
         self.write(batch)?;
@@ -775,7 +776,7 @@ impl Journal {
     pub fn taken_from(&self, federation: &FederationId, msat: u64) -> Result<()> {
         let _one = self.writing.lock();
         let given = self.given_msat(federation)?.saturating_sub(msat);
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         batch.put(given_key(federation), &given)?;
         self.write(batch)
     }
@@ -786,10 +787,10 @@ impl Journal {
     /// The disk fails.
     pub fn accept(&self) -> Result<()> {
         let _one = self.writing.lock();
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         batch.put(b"s", &Mark::default())?;
         for (key, _) in self.list(b"g", false, usize::MAX)? {
-            batch.0.delete(key);
+            batch.writes.delete(key);
         }
         self.write(batch)
     }
@@ -807,7 +808,7 @@ impl Journal {
     /// # Errors
     /// The disk fails.
     pub fn put_mark(&self, mark: &Mark) -> Result<()> {
-        let mut batch = self.batch();
+        let mut batch = Batch::default();
         batch.put(b"s", mark)?;
         self.write(batch)
     }

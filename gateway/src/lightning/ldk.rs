@@ -121,6 +121,7 @@ impl LdkNode {
         .await??;
         // Until it has caught up its height is that of a former life, and whatever must
         // happen by a height seems to have more time than it has.
+        tracing::info!("the node catches up with the chain; while bitcoind is silent it waits");
         while node.status().latest_lightning_wallet_sync_timestamp <= Some(started) {
             tokio::time::sleep(CATCH_UP).await;
         }
