@@ -348,9 +348,10 @@ fn open<G>(
         let full = error.is::<PoolConcurrencyLimitError>() || error.is::<std::io::Error>();
         let own =
             error.is::<Stop>() || error.is::<wasmtime::Trap>() || (store.data().begun && !full);
+        let cause = format!("{error:#}");
         match classify(error, machine.clock == Clock::Fuel) {
             Ok(trap) if own => trap.into(),
-            Ok(_) => HostError("no place for a module's instance".into()).into(),
+            Ok(_) => HostError(format!("no place for a module's instance: {cause}")).into(),
             Err(error) => CallError::from(error),
         }
     })?;

@@ -525,10 +525,7 @@ impl Executor {
         if quote.expires.is_some_and(|time| time < device_time()) {
             step.operation.machines[machine].inbox.push(Event::Done {
                 effect: pending.id,
-                outcome: EffectResult::Failed(Refusal::new(
-                    "quote-expired",
-                    "the quote was not confirmed in time; ask again",
-                )),
+                outcome: EffectResult::Failed(quote_expired()),
             });
         } else {
             step.start = Some(allowance);
@@ -646,6 +643,13 @@ fn nothing_asked(id: &OperationId) -> WalletError {
         "nothing-to-confirm",
         format!("operation {id} does not ask for anything"),
     ))
+}
+
+fn quote_expired() -> Refusal {
+    Refusal::new(
+        "quote-expired",
+        "the quote is over, and nothing was sent for it; ask again",
+    )
 }
 
 enum Advanced {
@@ -934,6 +938,13 @@ impl Step<'_> {
                 "the federation's time is not known: too few guardians have answered",
             ));
         }
+        let mut expires = agreed_time + EXPIRY_SECONDS;
+        if let Some(promised) = plan.confirm.as_ref().and_then(|quote| quote.expires) {
+            if promised <= agreed_time.max(device_time()) {
+                return Err(quote_expired());
+            }
+            expires = expires.min(promised);
+        }
         let instance = self.operation.machines[index].instance;
         let ecash = self.executor.ecash.unwrap_or(instance);
         let own = |items: usize, more: usize| -> Vec<u16> {
@@ -980,7 +991,7 @@ impl Step<'_> {
             .collect();
         outputs.sort_by_key(|(place, ..)| *place);
         let body = TransactionBody {
-            expires: agreed_time + EXPIRY_SECONDS,
+            expires,
             inputs: inputs
                 .iter()
                 .map(|(_, instance, input)| Input {

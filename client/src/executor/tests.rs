@@ -321,6 +321,14 @@ impl ClientHalf for Shop {
         Ok(match action {
             "pay" => to(Till::Pays(value), vec![pay(value, true)]),
             "pay-twice" => to(Till::PaysTwice(value), vec![pay(value, true)]),
+            // 600, for a price that is good until second `value`.
+            "pay-until" => {
+                let mut effect = pay(600, true);
+                if let Want::Submit(plan) = &mut effect.want {
+                    plan.confirm.as_mut().unwrap().expires = Some(value);
+                }
+                to(Till::Pays(600), vec![effect])
+            }
             "sneak" => to(Till::Pays(value), vec![pay(value, false)]),
             "break" => to(Till::Breaks, vec![price(1)]),
             "serve" => to(
@@ -446,9 +454,17 @@ pub(crate) fn loader(shop_bundle: u8) -> Loader {
                 actions: vec![action("issue", amount()), action("take", vec![])],
             }),
             _ => Arc::new(Shop {
-                actions: ["pay", "pay-twice", "sneak", "ask", "break", "serve"]
-                    .map(|name| action(name, amount()))
-                    .to_vec(),
+                actions: [
+                    "pay",
+                    "pay-until",
+                    "pay-twice",
+                    "sneak",
+                    "ask",
+                    "break",
+                    "serve",
+                ]
+                .map(|name| action(name, amount()))
+                .to_vec(),
                 bundle: shop_bundle,
             }),
         })
@@ -713,6 +729,29 @@ fn a_transaction_is_signed_for_this_federation_and_the_same_bytes_after_a_crash(
     let place = usize::from(sent.planner.outputs[0]);
     assert_eq!(transaction.body.outputs[place].bytes, b"goods");
     assert_eq!(transaction.body.outputs[place].instance, SHOP);
+}
+
+#[test]
+fn a_transaction_is_over_when_its_quote_is_and_none_is_made_later() {
+    let mut bench = Bench::new(&[1000]);
+    let now = device_time();
+    bench.executor().view.write().unix_time = now;
+    for late in [now - 1, now] {
+        let error = bench
+            .start(SHOP, "pay-until", late, Allowance::Anything)
+            .unwrap_err();
+        assert_eq!(error.code(), "quote-expired");
+        assert_eq!(bench.balance(), 1000);
+    }
+    let begun = bench
+        .start(SHOP, "pay-until", now + 60, Allowance::Anything)
+        .unwrap();
+    let sent = &begun.transactions[0];
+    let transaction = Transaction::decode(&sent.bytes).unwrap();
+    assert_eq!(
+        (sent.expires, transaction.body.expires),
+        (now + 60, now + 60)
+    );
 }
 
 #[test]

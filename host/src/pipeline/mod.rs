@@ -29,7 +29,10 @@ mod tests;
 mod votes;
 mod waiters;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use modmint_core::{
     Hash32, InstanceId, PeerId, Refusal, TransactionError,
@@ -187,11 +190,11 @@ pub enum SubmitError {
     #[error(transparent)]
     Malformed(#[from] TransactionError),
     /// It can never be decided.
-    #[error("the transaction expired at {expires}, agreed time is {now}")]
+    #[error("the transaction expired at {expires}, and it is {now}: seconds since 1970")]
     Expired {
         /// The transaction's expiry.
         expires: u64,
-        /// Agreed time.
+        /// Agreed time, or this guardian's own where that is later.
         now: u64,
     },
     /// It could lie in wait for too long.
@@ -303,6 +306,8 @@ pub struct Pipeline {
     due: Arc<Notify>,
     due_modules: Mutex<BTreeSet<InstanceId>>,
     last_chain_change: Mutex<u64>,
+    /// This guardian's own time at its last tick, seconds since 1970.
+    own_time: AtomicU64,
     last_audit: Mutex<Option<(Hash32, AuditResponse)>>,
     metrics: Metrics,
 }
@@ -388,6 +393,7 @@ impl Pipeline {
             due: Arc::default(),
             due_modules: Mutex::default(),
             last_chain_change: Mutex::default(),
+            own_time: AtomicU64::default(),
             last_audit: Mutex::default(),
             metrics: Metrics::default(),
         };

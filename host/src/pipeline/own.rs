@@ -1,7 +1,7 @@
 //! What this guardian itself wants: its votes, and its modules' items and bitcoin
 //! transactions.
 
-use std::time::SystemTime;
+use std::{sync::atomic::Ordering, time::SystemTime};
 
 use modmint_core::{InstanceId, consensus::ConsensusItem};
 
@@ -24,6 +24,7 @@ impl Pipeline {
     }
 
     pub(super) fn tick_at(&self, now: u64) {
+        self.own_time.store(now, Ordering::Relaxed);
         let view = self.view();
         self.drop_expired(&view);
         self.vote(&view, now);
@@ -33,8 +34,15 @@ impl Pipeline {
         }
     }
 
+    /// What expires by then this guardian does not propose: agreed time, or its own.
+    /// Agreed time stands still while the federation does, and what expired meanwhile
+    /// must not be accepted when it goes on.
+    pub(super) fn time_to_propose(&self, view: &View) -> u64 {
+        view.time.max(self.own_time.load(Ordering::Relaxed))
+    }
+
     fn drop_expired(&self, view: &View) {
-        for txid in self.proposals.drop_expired(view.time) {
+        for txid in self.proposals.drop_expired(self.time_to_propose(view)) {
             self.waiters.wake(&Event::Transaction(txid));
         }
     }

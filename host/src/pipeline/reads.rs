@@ -134,7 +134,7 @@ impl Pipeline {
             return Ok(SubmitResponse { txid, status });
         }
         let expires = transaction.body.expires;
-        check_expiry(expires, view.time)?;
+        check_expiry(expires, view.time, self.time_to_propose(&view))?;
         let item = encode(&ConsensusItem::Transaction(transaction.clone()));
         if item.len() > MAX_ITEM_BYTES {
             return Err(SubmitError::Malformed(TransactionError::TooLarge {
@@ -227,10 +227,10 @@ fn convictions(view: &View) -> Vec<String> {
     view.convicted.iter().map(problem).collect()
 }
 
-fn check_expiry(expires: u64, now: u64) -> Result<(), SubmitError> {
-    let latest = now.saturating_add(MAX_EXPIRY_SECONDS);
-    if expires <= now {
-        return Err(SubmitError::Expired { expires, now });
+fn check_expiry(expires: u64, agreed: u64, own: u64) -> Result<(), SubmitError> {
+    let latest = agreed.saturating_add(MAX_EXPIRY_SECONDS);
+    if expires <= own {
+        return Err(SubmitError::Expired { expires, now: own });
     }
     if expires > latest {
         return Err(SubmitError::ExpiresTooLate { expires, latest });

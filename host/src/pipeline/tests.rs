@@ -1344,6 +1344,24 @@ fn a_pending_transaction_that_expires_is_dropped() {
     assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
 }
 
+#[test]
+fn what_expires_while_the_federation_stands_still_is_not_proposed_afterwards() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW - NOW % 60);
+    let brief = guardian.transaction(NOW + 60, vec![], vec![(COINS, coin(0))]);
+    let txid = brief.id(&guardian.id());
+    guardian.get().submit(&brief.encode()).unwrap();
+    guardian.get().tick_at(NOW + 59);
+    assert_eq!(guardian.status(&txid), TransactionStatus::Pending);
+    guardian.get().tick_at(NOW + 60);
+    assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
+    let again = guardian.get().submit(&brief.encode()).unwrap_err();
+    assert_eq!(again.code(), "transaction-expired");
+    // Somebody else's unit may have it all the same: what counts there is agreed time.
+    guardian.epoch(vec![ConsensusItem::Transaction(brief)]);
+    assert!(guardian.status(&txid).is_final());
+}
+
 // Waiting.
 
 #[tokio::test]

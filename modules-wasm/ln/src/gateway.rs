@@ -81,6 +81,10 @@ parameters! {
 pub const CLAIM_MARGIN_BLOCKS: u32 = 6;
 /// How many blocks a payment that the node holds has to have left.
 const RECEIVE_MARGIN_BLOCKS: u32 = 2;
+/// How long a purchase may be decided, from the moment at which the node holds the
+/// payment. Accepted after the node has given it back, it is the gateway's loss: of a
+/// federation that stands still for longer nothing is bought.
+const PURCHASE_SECONDS: u64 = 60;
 /// How long a contract that somebody speaks of may take to come: its payer asks again.
 const LOOK_SECONDS: u64 = 20;
 /// The daemon says with this code that nothing is in flight and nothing will be.
@@ -488,6 +492,8 @@ fn cancelled(
 pub struct GatewayReceive {
     offer: Offer,
     deadline: u32,
+    /// Nothing is bought from then on, seconds since 1970.
+    until: u64,
     received: u64,
     minimum_fee: u64,
     stage: ReceiveStage,
@@ -542,9 +548,12 @@ impl GatewayReceive {
 pub fn start_receive(action: GatewayReceiveAction) -> Result<Step, Refusal> {
     let offer: Offer = borsh::from_slice(&action.offer)
         .map_err(|_| Refusal::new("bad-argument", "these bytes are no offer of this module"))?;
+    // The later clock: by one that is slow nothing could be bought.
+    let now = wallet::unix_time().max(federation::unix_time());
     let receive = GatewayReceive {
         offer,
         deadline: u32::try_from(action.claim_deadline).unwrap_or(u32::MAX),
+        until: now.saturating_add(PURCHASE_SECONDS),
         received: action.received.0,
         minimum_fee: action.minimum_fee.0,
         stage: ReceiveStage::Funding { attempt: 1 },
@@ -626,12 +635,13 @@ fn buy(mut receive: GatewayReceive, attempt: u32) -> Step {
     let quote = Quote {
         summary: "buy a preimage for a payment that the node holds".into(),
         fees: Vec::<FeeLine>::new(),
-        expires: None,
+        expires: Some(receive.until),
     };
     let plan = Plan {
         inputs: Vec::new(),
         outputs: vec![planned(&output, amount, fee)],
-        confirm: (attempt == 1).then_some(quote),
+        // Each time: a plan is bound by its own quote's end.
+        confirm: Some(quote),
     };
     let effect = receive.next();
     receive

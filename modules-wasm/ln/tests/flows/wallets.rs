@@ -216,6 +216,40 @@ fn a_gateway_does_not_buy_what_it_cannot_settle_in_time_or_with_profit() {
 }
 
 #[test]
+fn a_purchase_that_a_federation_does_not_decide_for_a_minute_is_none() {
+    for (seconds, bought) in [(59, true), (60, false)] {
+        let mut world = World::new(4);
+        let mut bob = world.wallet("bob", 0);
+        bob.invoice(3_000 * SAT);
+        let action = GatewayReceiveAction {
+            offer: borsh::to_vec(&world.offer()).unwrap(),
+            claim_deadline: 1000,
+            received: Amount(3_000 * SAT),
+            minimum_fee: Amount(RECEIVE_FEE),
+        };
+        // It is made durable, and not sent.
+        world.gateway.kill_at(Kill {
+            after: world.gateway.writes() + 1,
+            sent: false,
+        });
+        let started = world
+            .gateway
+            .start(LN, "gateway-receive", action.arguments());
+        world.federation.pass(seconds);
+        world.gateway.resume();
+        carry_on(&mut world.gateway);
+        let end = world.gateway.operation(started.unwrap()).finished();
+        if bought {
+            assert_eq!(end, Some(Ok(())));
+        } else {
+            assert_eq!(code(end), "quote-expired");
+            assert_eq!(world.node.borrow().failed.len(), 1);
+            assert_eq!(world.gateway_earned(), 0);
+        }
+    }
+}
+
+#[test]
 fn a_contract_that_does_not_suit_is_given_back_at_once() {
     let mut world = World::new(1);
     let mut alice = world.wallet("alice", 20_000);

@@ -701,7 +701,11 @@ impl Wallet {
         let outputs: u64 = plan.outputs.iter().map(|o| o.value + o.fee).sum();
         let taken = outputs.saturating_sub(inputs);
         let confirmed = next.operations[operation].confirmed;
-        if let Some(quote) = &plan.confirm {
+        let quoted_until = plan.confirm.as_ref().and_then(|quote| quote.expires);
+        if quoted_until.is_some_and(|end| end <= self.federation.time()) {
+            let refusal = Refusal::new("quote-expired", "the quote is over; ask again");
+            submissions.push((machine, effect, Submission::Failed(refusal)));
+        } else if let Some(quote) = &plan.confirm {
             self.asked = Some((quote.summary.clone(), taken));
             if self.confirms {
                 next.operations[operation].confirmed = taken;
@@ -742,7 +746,7 @@ impl Wallet {
                         (ecash, completion.inputs, completion.outputs),
                         (instance, plan.inputs.clone(), plan.outputs.clone()),
                     ];
-                    let [first, second] = self.transaction(parts, [0, taken]);
+                    let [first, second] = self.transaction(parts, [0, taken], quoted_until);
                     submissions.push((completing, 0, first));
                     submissions.push((machine, effect, second));
                 }
@@ -777,6 +781,7 @@ impl Wallet {
         &self,
         parts: [(u16, Vec<PlannedInput>, Vec<PlannedOutput>); 2],
         taken: [u64; 2],
+        quoted_until: Option<u64>,
     ) -> [Submission; 2] {
         let (mut inputs, mut outputs, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
         let (seed, id) = (self.side.borrow().seed, self.federation.state.borrow().id);
@@ -801,8 +806,9 @@ impl Wallet {
                 first_output..outputs.len() as u16,
             )
         });
+        let hour = self.federation.time() + 3600;
         let body = TransactionBody {
-            expires: self.federation.time() + 3600,
+            expires: quoted_until.map_or(hour, |end| end.min(hour)),
             inputs,
             outputs,
         };
