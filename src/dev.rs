@@ -12,7 +12,6 @@ use crate::{
     kit::Setting,
     lightning::Lightning,
     programs, tour,
-    wallet::Wallet,
 };
 
 /// What a deposit may be, satoshi: less than the wallet module's least is not taken in.
@@ -171,7 +170,7 @@ impl Up {
     /// A wallet with money in it, and how to use it.
     pub(crate) async fn rich_wallet(&self, satoshi: u64) -> Result<()> {
         let folder = self.federation.folder().join("wallet");
-        let wallet = Wallet::join(&folder, &self.federation.invite).await?;
+        let wallet = self.federation.wallet(&folder).await?;
         tour::deposit(&self.federation, &wallet, satoshi).await?;
         println!("A wallet with {satoshi} sat is ready:\n");
         println!("  export MODMINT_WALLET_DIR={}", folder.display());

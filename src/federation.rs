@@ -1,8 +1,7 @@
 //! Guardians on this machine, founded together.
 
 use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use futures::{future::try_join_all, try_join};
 use modmint_core::{
-    Argument, Hash32, PeerId,
+    Argument, BundleHash, Hash32, PeerId,
     config::{BaseFee, FoundingPlan, Network, PeerConfig, PlannedModule, SessionLimits},
     rest::{
         AuditResponse, FederationResponse, HealthResponse, ModuleResponse, QueryResponse,
@@ -20,15 +19,16 @@ use modmint_core::{
     },
     sha256,
 };
-use modmint_runtime::{Bundle, Engines};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
     bitcoind::{Bitcoind, local_client},
+    code,
     kit::{Setting, Subject},
     process::{Process, free_address, tied_to_us},
     programs, wait_for,
+    wallet::Wallet,
 };
 
 /// How long a founding, or a guardian's start, may take on a slow machine.
@@ -166,21 +166,20 @@ impl Federation {
         let set_up = |index| Guardian::set_up(folder, index, &options.environment);
         let bundles = options.modules.iter().map(|m| fs::read(&m.bundle));
         let bundles: Vec<_> = bundles.collect::<Result<_, _>>()?;
-        let modules = options
+        let modules: Vec<_> = options
             .modules
             .iter()
             .zip(&bundles)
             .map(|(module, bundle)| PlannedModule {
                 kind: module.kind.clone(),
-                bundle: modmint_core::BundleHash(sha256(bundle)),
+                bundle: BundleHash(sha256(bundle)),
                 arguments: module.arguments.clone(),
             })
             .collect();
-        let code = folder.join("code");
         let guardians = try_join_all((0..options.guardians).map(set_up));
-        let (guardians, ()) = try_join!(guardians, compile(code.clone(), bundles))?;
+        let (guardians, ()) = try_join!(guardians, code::compile(bundles))?;
         for guardian in &guardians {
-            guardian.lend(&code)?;
+            code::lend(modules.iter().map(|m| m.bundle), &guardian.data_folder())?;
         }
         let plan = FoundingPlan {
             name: "regtest federation".into(),
@@ -292,6 +291,23 @@ impl Federation {
         self.agreed_height(height).await
     }
 
+    /// Gives a wallet's folder the modules as they were compiled for the guardians.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn lend_code(&self, data_folder: &Path) -> Result<()> {
+        code::lend(self.plan.modules.iter().map(|m| m.bundle), data_folder)
+    }
+
+    /// A new wallet in `folder` that has joined.
+    ///
+    /// # Errors
+    /// As [`Wallet::join`].
+    pub async fn wallet(&self, folder: &Path) -> Result<Wallet> {
+        self.lend_code(folder)?;
+        Wallet::join(folder, &self.invite).await
+    }
+
     /// Ends everything as an operator would.
     ///
     /// # Errors
@@ -302,22 +318,6 @@ impl Federation {
         }
         self.bitcoind.stop().await
     }
-}
-
-/// Compiles bundles into `folder`, once for all guardians: they are one user's on one
-/// machine. What does not compile is theirs to refuse.
-async fn compile(folder: PathBuf, bundles: Vec<Vec<u8>>) -> Result<()> {
-    tokio::task::spawn_blocking(move || {
-        let engines = Engines::new()?;
-        engines.keep_code_in(&folder)?;
-        std::thread::scope(|scope| {
-            for bundle in &bundles {
-                scope.spawn(|| drop(Bundle::load(&engines, bundle)));
-            }
-        });
-        Ok(())
-    })
-    .await?
 }
 
 /// A guardian: its folder and, while it runs, its process.
@@ -361,17 +361,6 @@ impl Guardian {
             http: local_client()?,
             process: Mutex::new(None),
         })
-    }
-
-    /// Gives it a copy of compiled code.
-    fn lend(&self, code: &Path) -> Result<()> {
-        let own = self.data_folder().join("code");
-        DirBuilder::new().mode(0o700).create(&own)?;
-        for entry in fs::read_dir(code)? {
-            let entry = entry?;
-            fs::copy(entry.path(), own.join(entry.file_name()))?;
-        }
-        Ok(())
     }
 
     async fn take_plan(&self, plan: &Path, modules: &[Module]) -> Result<()> {

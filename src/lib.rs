@@ -11,6 +11,7 @@
 
 pub mod bench;
 pub mod bitcoind;
+mod code;
 pub mod dev;
 pub mod federation;
 pub mod kit;

@@ -536,6 +536,7 @@ async fn take_events(node: Arc<LdkNode>, known: Arc<Mutex<Known>>) {
 /// # Errors
 /// The gateway, a guardian or bitcoind fails, or it takes too long.
 async fn fund(gateway: &Gateway, federation: &Federation, satoshi: u64) -> Result<()> {
+    federation.lend_code(&gateway.folder.join("data").join("wallet"))?;
     let joined = gateway
         .run(&["federation", "join", &federation.invite])
         .await?;

@@ -16,6 +16,14 @@ fn folder() -> Result<PathBuf> {
     })
 }
 
+/// Where compiled code is kept, beside the programs.
+///
+/// # Errors
+/// This program's own path is not to be had.
+pub fn compiled_code() -> Result<PathBuf> {
+    Ok(folder()?.join("code"))
+}
+
 /// The program `name`, beside this one.
 ///
 /// # Errors

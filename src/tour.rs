@@ -40,8 +40,8 @@ pub async fn walk(
     let mut tour = Tour { out, number: 0 };
     let folder = federation.folder().join("wallets");
     let join = |name: &str| {
-        let (folder, invite) = (folder.join(name), federation.invite.clone());
-        async move { Wallet::join(&folder, &invite).await }
+        let folder = folder.join(name);
+        async move { federation.wallet(&folder).await }
     };
 
     let (alice, bob, mallory) = tour

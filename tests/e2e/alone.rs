@@ -1,8 +1,6 @@
 //! A federation of one guardian: no AlephBFT, the same sessions, headers and books.
 
-mod common;
-
-use common::{Fixture, until};
+use crate::common::{Fixture, until};
 use modmint::{
     federation::Options,
     tour::{balanced, receive, refused, send},

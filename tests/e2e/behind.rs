@@ -1,8 +1,6 @@
 //! A guardian that was away while sessions ended under load, and one whose folder is
 //! restored from a backup.
 
-mod common;
-
 use std::{
     fs,
     path::Path,
@@ -14,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use common::{Fixture, until};
+use crate::common::{Fixture, until};
 use modmint::{
     federation::Options,
     programs,

@@ -1,14 +1,12 @@
 //! `modmint dev`: the tour, and that nothing outlives it.
 
-mod common;
-
 use std::{
     path::Path,
     process::{Command, Stdio},
     time::Instant,
 };
 
-use common::{processes_of, until};
+use crate::common::{processes_of, until};
 use tempfile::TempDir;
 
 fn dev(folder: &Path) -> Command {

@@ -1,9 +1,7 @@
 //! The same notes spent by four transactions at once, each given to another
 //! guardian: one takes effect, and everybody agrees on which.
 
-mod common;
-
-use common::{
+use crate::common::{
     Fixture,
     raw::{fate, federation_id, submit, transaction},
 };

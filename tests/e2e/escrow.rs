@@ -1,9 +1,7 @@
 //! The life of contracts between three wallets in a running federation: the module is
 //! an example, and no program knows a word of it.
 
-mod common;
-
-use common::{Fixture, until};
+use crate::common::{Fixture, until};
 use modmint::{
     federation::{Module, Options},
     kit,

@@ -1,7 +1,5 @@
 //! Guardians and bitcoind that die, alone and together, and come back.
 
-mod common;
-
 use std::{
     sync::{
         Arc,
@@ -10,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Fixture, until};
+use crate::common::{Fixture, until};
 use modmint::{
     tour::{balanced, deposit, receive, send},
     wallet::Wallet,

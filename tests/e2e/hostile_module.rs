@@ -2,11 +2,9 @@
 //! and log, and pays out what it never got: its items are refused, every guardian
 //! lives, and everybody else's money is safe.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     Fixture,
     raw::{submit, transaction},
     until,

@@ -1,19 +1,15 @@
 //! Users of a federation pay and are paid over Lightning: guardians, a gateway and
 //! wallets as processes, a node of somebody else's, a real chain, a real channel.
 
-mod common;
-#[path = "common/lightning.rs"]
-mod world;
-
 use std::time::{Duration, Instant};
 
-use common::until;
+use crate::common::lightning::{
+    SAT, World, balance, invoiced, killed_behind_each_write, last, memory_kib, preimage_fits,
+};
+use crate::common::until;
 use modmint::tour::{balanced, refused};
 use modmint_core::sha256;
 use modmint_gateway::lightning::Invoice;
-use world::{
-    SAT, World, balance, invoiced, killed_behind_each_write, last, memory_kib, preimage_fits,
-};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_pay_are_paid_swap_and_have_their_money_back() {

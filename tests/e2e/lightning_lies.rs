@@ -1,14 +1,17 @@
 //! A gateway that lies: it has a key, signs what it likes, and never pays. Guardians and
 //! wallets are the real ones; the gateway is this test.
 
-mod common;
-
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::common::{
+    Fixture,
+    raw::{federation_id, submit, transaction},
+    until,
+};
 use axum::{
     Json, Router,
     extract::State,
@@ -17,11 +20,6 @@ use axum::{
 use bitcoin::{
     hashes::{Hash as _, sha256 as bitcoin_sha256},
     secp256k1::{Secp256k1, SecretKey},
-};
-use common::{
-    Fixture,
-    raw::{federation_id, submit, transaction},
-    until,
 };
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use modmint::{

@@ -1,16 +1,15 @@
 //! What a gateway meets and nobody must lose money by: no route, junk, another federation, its
 //! own death. Guardians, gateway, node and chain are real.
 
-mod common;
-#[path = "common/lightning.rs"]
-mod world;
-
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-use common::{
+use crate::common::lightning::{
+    SAT, TIMELOCK, World, balance, invoiced, last, memory_kib, preimage_fits,
+};
+use crate::common::{
     raw::{federation_id, submit, transaction},
     until,
 };
@@ -30,7 +29,6 @@ use modmint_gateway::journal::CRASH_VARIABLE;
 use modmint_ln::{CIPHERTEXT, ContractInput, KEY, Offer};
 use modmint_sdk::to_hex;
 use serde_json::{Value, json};
-use world::{SAT, TIMELOCK, World, balance, invoiced, last, memory_kib, preimage_fits};
 
 /// Behind the mint and the wallet.
 const LN: InstanceId = InstanceId(2);
@@ -93,7 +91,7 @@ async fn another_federation(world: &World, folder: &Path) -> (Federation, Wallet
     };
     let federation = Federation::found_on(bitcoind, folder, options).await;
     let federation = federation.expect("it is founded");
-    let user = Wallet::join(&folder.join("user"), &federation.invite).await;
+    let user = federation.wallet(&folder.join("user")).await;
     (federation, user.expect("a wallet can join"))
 }
 

@@ -1,17 +1,25 @@
 //! Lightning as programs around a wallet and people with a wallet use it: quotes,
 //! addresses, types, and a gateway that is not there.
 
-mod common;
+use std::{net::SocketAddr, time::SystemTime};
 
-use common::Fixture;
+use axum::{Json, Router, routing::get};
+use bitcoin::{
+    hashes::{Hash, sha256},
+    secp256k1::{Secp256k1, SecretKey},
+};
+use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use modmint::{
     lightning::Lightning,
     tour::{deposit, refused},
     wallet::Wallet as Folder,
 };
 use modmint_client::{Allowance, LnClient, OperationStatus, Wallet, WalletClient, WalletError};
-use modmint_core::{Amount, sha256};
+use modmint_core::Amount;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::common::Fixture;
 
 const SAT: u64 = 1000;
 
@@ -20,6 +28,37 @@ fn code(error: WalletError) -> String {
         WalletError::Refused(refusal) => refusal.code,
         other => panic!("{other:?}"),
     }
+}
+
+/// A web server at whose Lightning address something else is sold than is said. Ends with
+/// the test.
+async fn liar() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let terms = json!({
+        "tag": "payRequest",
+        "callback": format!("http://{address}/invoice"),
+        "minSendable": 1_000,
+        "maxSendable": 10_000 * SAT,
+        "metadata": r#"[["text/plain","a book"]]"#,
+    });
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let key = SecretKey::from_slice(&[41; 32]).expect("a key");
+    let invoice = InvoiceBuilder::new(Currency::Regtest)
+        .description_hash(sha256::Hash::hash(br#"[["text/plain","a film"]]"#))
+        .payment_hash(sha256::Hash::hash(&[7; 32]))
+        .payment_secret(PaymentSecret([3; 32]))
+        .amount_milli_satoshis(3_000 * SAT)
+        .duration_since_epoch(now.expect("it is after 1970"))
+        .min_final_cltv_expiry_delta(42)
+        .build_signed(|message| Secp256k1::new().sign_ecdsa_recoverable(message, &key))
+        .expect("an invoice");
+    let invoice = json!({ "pr": invoice.to_string(), "routes": [] });
+    let routes = Router::new()
+        .route("/.well-known/lnurlp/liar", get(async || Json(terms)))
+        .route("/invoice", get(async || Json(invoice)));
+    tokio::spawn(async { axum::serve(listener, routes).await });
+    address
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +130,7 @@ async fn a_program_and_a_person_pay_what_they_were_quoted_and_nothing_else() {
     let details = received.details.expect("a result");
     assert_eq!(
         details["payment_hash"],
-        json!(modmint_core::Hash32(sha256(&preimage.0)))
+        json!(modmint_core::Hash32(modmint_core::sha256(&preimage.0)))
     );
 
     // Bitcoin out, as it was quoted.
@@ -143,6 +182,15 @@ async fn a_program_and_a_person_pay_what_they_were_quoted_and_nothing_else() {
         refused(unquoted.expect("it runs")).expect("it is"),
         "no-amount"
     );
+    let before = person.run(&["balance"]).await.expect("a balance");
+    let address = format!("liar@{}", liar().await);
+    let lied = ["ln", "pay", &address, "--amount", "3000 sat"];
+    let lied = person.try_run(&lied, &[]).await.expect("it runs");
+    assert_eq!(refused(lied).expect("it is"), "bad-lnurl");
+    let after = person.run(&["balance"]).await.expect("a balance");
+    assert_eq!(before, after);
+
+    let address = peer.lightning_address();
     let much = ["ln", "pay", &address, "--amount", "300000 sat"];
     let much = person.try_run(&much, &[]).await.expect("it runs");
     assert_eq!(refused(much).expect("it is"), "bad-amount");

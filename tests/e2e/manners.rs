@@ -1,15 +1,13 @@
 //! How a guardian behaves towards whoever operates it: what it counts, when it says
 //! that it can serve, what it logs, how it ends.
 
-mod common;
-
 use std::{
     fs,
     path::Path,
     time::{Duration, Instant},
 };
 
-use common::{Fixture, shared, until};
+use crate::common::{Fixture, shared, until};
 use modmint::{
     federation::{Guardian, Options},
     tour::{receive, send},

@@ -1,14 +1,12 @@
 //! `modmint module`: from an empty folder to a module in a federation.
 
-mod common;
-
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
 
-use common::until;
+use crate::common::until;
 use modmint::kit::{self, fuel};
 use modmint_escrow::{Claim, Escrow, Open};
 use modmint_sdk::{
@@ -330,7 +328,7 @@ async fn the_tutorial_holds() {
     );
     assert!(out.contains("1000 sat taken in"), "the voucher is redeemed");
     until("the federation to be gone", || async {
-        common::processes_of(&left).is_empty()
+        crate::common::processes_of(&left).is_empty()
     })
     .await;
     std::fs::remove_dir_all(left).expect("it can be removed");

@@ -7,8 +7,6 @@
 //! never synced is emptied. What this does not imitate: names of files that are
 //! lost with their directory, and sectors that are half written.
 
-mod common;
-
 use std::{
     collections::HashMap,
     fs,
@@ -17,7 +15,7 @@ use std::{
     process::Command,
 };
 
-use common::{Fixture, until};
+use crate::common::{Fixture, until};
 use modmint::{
     federation::Options,
     tour::{balanced, receive, refused, send},

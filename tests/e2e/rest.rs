@@ -1,11 +1,9 @@
 //! Whatever anybody sends to a guardian's ports, it answers with a problem and
 //! lives.
 
-mod common;
-
 use std::time::Duration;
 
-use common::shared;
+use crate::common::shared;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;

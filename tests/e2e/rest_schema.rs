@@ -1,11 +1,9 @@
 //! A guardian keeps what its OpenAPI description promises: Schemathesis makes requests
 //! from it, good ones and bad ones, and holds the answers against it.
 
-mod common;
-
 use std::{env, path::PathBuf, process::Command, time::Instant};
 
-use common::shared;
+use crate::common::shared;
 
 /// Where `scripts/schemathesis` puts it.
 fn schemathesis() -> Option<PathBuf> {

@@ -1,8 +1,6 @@
 //! A wallet that was lost is made again from its words, and has its money.
 
-mod common;
-
-use common::Fixture;
+use crate::common::Fixture;
 use modmint::{
     tour::{receive, send},
     wallet::Wallet,

@@ -2,11 +2,9 @@
 //! money is lost, none is made, and nothing has to be entered again that the
 //! wallet had taken.
 
-mod common;
-
 use std::{collections::BTreeSet, os::unix::process::ExitStatusExt};
 
-use common::shared;
+use crate::common::shared;
 use modmint::{
     tour::{receive, send},
     wallet::{Outcome, Wallet},

@@ -4,11 +4,9 @@
 //!
 //! One federation goes through all of it, one thing after the other.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Fixture, until};
+use crate::common::{Fixture, until};
 use modmint::{
     federation::Options,
     tour::{balanced, receive, refused, send, withdraw},

@@ -1,8 +1,6 @@
 //! What the end-to-end tests of Lightning share: a federation, a gateway and a node of
 //! somebody else's as parts of one world.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
-
 use std::{cell::Cell, time::Duration};
 
 use modmint::{

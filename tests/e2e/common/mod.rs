@@ -1,7 +1,6 @@
 //! What the end-to-end tests share: federations in folders of their own.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
-
+pub mod lightning;
 pub mod raw;
 
 use std::{
@@ -46,7 +45,7 @@ impl Fixture {
     /// A new wallet of this federation.
     pub async fn wallet(&self, name: &str) -> Wallet {
         let folder = self.folder().join("wallets").join(name);
-        let wallet = Wallet::join(&folder, &self.invite).await;
+        let wallet = self.deref().wallet(&folder).await;
         wallet.expect("a wallet can join")
     }
 

@@ -5,7 +5,7 @@ use modmint::{kit::Component, programs};
 use modmint_runtime::Engines;
 use modmint_sdk::mock::{Bundle, Store};
 
-use crate::load;
+use super::load;
 
 #[allow(
     dead_code,
@@ -13,7 +13,7 @@ use crate::load;
     unused_qualifications,
     reason = "the module's own tests, of which this is a part"
 )]
-#[path = "../../modules-wasm/ln/tests/flows/world.rs"]
+#[path = "../../../modules-wasm/ln/tests/flows/world.rs"]
 mod world;
 
 use world::{LN, SAT, World};
