@@ -1,7 +1,14 @@
 //! A module's bundle, run by the runtime over the SDK's mock host: the same
 //! driver, the same imports, another way to run than a native module's.
 
-use std::{cell::RefCell, collections::BTreeSet, fmt::Debug, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use modmint_core::{Argument, KeyKind, Parameter, PeerId, Value, config::Network};
 use modmint_runtime::{self as runtime, CallError, Context, Instance, wallet};
@@ -10,6 +17,8 @@ use modmint_sdk::{
     bindings::exports::modmint::module::{client, module_info},
     mock::{Bundle, Exports, Founded, imports},
 };
+
+use super::fuel::Times;
 
 /// A bundle, and the instance that is founded of it. Clones are the same one. Calls are
 /// to be made on a thread of [`modmint_runtime::spawn_guest_thread`]: in place, where
@@ -25,6 +34,7 @@ struct Inner {
     instance: RefCell<Option<Arc<Instance>>>,
     host: Arc<dyn runtime::Host>,
     seen: RefCell<Seen>,
+    times: RefCell<BTreeMap<&'static str, Times>>,
 }
 
 /// What a module has made so far.
@@ -60,6 +70,7 @@ impl Component {
             instance: RefCell::default(),
             host: Arc::new(Mock),
             seen: RefCell::default(),
+            times: RefCell::default(),
         }))
     }
 
@@ -71,6 +82,20 @@ impl Component {
     /// What it has made so far.
     pub fn seen(&self) -> Seen {
         self.0.seen.borrow().clone()
+    }
+
+    /// How long its calls took so far, but for those of consensus, by the export.
+    pub fn times(&self) -> BTreeMap<&'static str, Times> {
+        self.0.times.borrow().clone()
+    }
+
+    fn timed<T>(&self, export: &'static str, call: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = call();
+        let time = began.elapsed();
+        let mut times = self.0.times.borrow_mut();
+        times.entry(export).or_default().add(time);
+        done
     }
 
     /// Another bundle from now on, with the same storage and the same machines: as
@@ -161,7 +186,8 @@ impl Exports for Component {
             sdk::Item::ConsensusItem => runtime::RenderItem::ConsensusItem,
             sdk::Item::Answer(query) => runtime::RenderItem::Answer(query),
         };
-        said(self.instance().render(item, &bytes))
+        let rendered = self.timed("render", || self.instance().render(item, &bytes));
+        said(rendered)
     }
 
     fn founded(&self, founded: Founded) {
@@ -213,7 +239,8 @@ impl Exports for Component {
         said(called.result)
     }
     fn propose(&self) -> Vec<Vec<u8>> {
-        let items = said(self.instance().propose(&self.0.host)).expect("nothing to refuse");
+        let items = self.timed("propose", || self.instance().propose(&self.0.host));
+        let items = said(items).expect("nothing to refuse");
         for item in &items {
             self.saw(&sdk::Item::ConsensusItem, item);
         }
@@ -224,8 +251,8 @@ impl Exports for Component {
     }
     fn outcomes(&self, out_points: Vec<sdk::OutPoint>) -> Vec<Option<Vec<u8>>> {
         let out_points: Vec<_> = out_points.into_iter().map(shapes::of_out_point).collect();
-        let outcomes = said(self.instance().outcomes(&self.0.host, &out_points));
-        let outcomes = outcomes.expect("nothing to refuse");
+        let ask = || self.instance().outcomes(&self.0.host, &out_points);
+        let outcomes = said(self.timed("outcomes", ask)).expect("nothing to refuse");
         for outcome in outcomes.iter().flatten() {
             self.saw(&sdk::Item::Outcome, outcome);
         }
@@ -237,7 +264,8 @@ impl Exports for Component {
         arguments: Vec<sdk::Argument>,
     ) -> Result<sdk::Answer, sdk::Refusal> {
         let arguments = shapes::of_arguments(arguments);
-        let answer = said(self.instance().query(&self.0.host, &name, &arguments))?;
+        let ask = || self.instance().query(&self.0.host, &name, &arguments);
+        let answer = said(self.timed("query", ask))?;
         Ok(match answer {
             runtime::Answer::Ready(bytes) => {
                 self.saw(&sdk::Item::Answer(name), &bytes);
@@ -281,8 +309,8 @@ impl Exports for Component {
         arguments: Vec<sdk::Argument>,
     ) -> Result<client::Transition, sdk::Refusal> {
         let arguments = shapes::of_arguments(arguments);
-        let begun = self.instance().start(&self.0.host, &action, &arguments);
-        self.begun(begun)
+        let start = || self.instance().start(&self.0.host, &action, &arguments);
+        self.begun(self.timed("start", start))
     }
     fn advance(
         &self,
@@ -290,8 +318,8 @@ impl Exports for Component {
         event: sdk::Event,
     ) -> Result<client::Transition, sdk::Refusal> {
         let event = shapes::of_event(event);
-        let advanced = self.instance().advance(&self.0.host, &state, event);
-        self.begun(advanced)
+        let advance = || self.instance().advance(&self.0.host, &state, event);
+        self.begun(self.timed("advance", advance))
     }
     fn recover(&self, backup: Option<Vec<u8>>) -> Result<client::Transition, sdk::Refusal> {
         let begun = self.instance().recover(&self.0.host, backup.as_deref());
@@ -309,12 +337,13 @@ impl Exports for Component {
         self.0.bundle.borrow().has_ecash()
     }
     fn balance(&self) -> u64 {
-        let balance = said(self.instance().balance(&self.0.host));
-        balance.expect("nothing to refuse").msat()
+        let balance = self.timed("balance", || self.instance().balance(&self.0.host));
+        said(balance).expect("nothing to refuse").msat()
     }
     fn complete(&self, inputs: u64, outputs: u64) -> Result<sdk::Completion, sdk::Refusal> {
         let (inputs, outputs) = (modmint_core::Amount(inputs), modmint_core::Amount(outputs));
-        let completion = said(self.instance().complete(&self.0.host, inputs, outputs))?;
+        let complete = || self.instance().complete(&self.0.host, inputs, outputs);
+        let completion = said(self.timed("complete", complete))?;
         Ok(sdk::Completion {
             inputs: completion
                 .inputs

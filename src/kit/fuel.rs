@@ -4,6 +4,8 @@
 //! SDK's mock host writes down the calls that tests make, with all that they could see,
 //! and here they are made again on the component. That what comes out is the same is
 //! checked on the way.
+//!
+//! Fuel is the same on any machine, and the time is this one's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -99,6 +102,30 @@ pub struct Cost {
     pub most: u64,
     /// All of them.
     pub sum: u64,
+    /// How long they took.
+    pub times: Times,
+}
+
+/// How long calls took, each with the making of its sandbox.
+#[derive(Clone, Debug, Default)]
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    /// Adds one.
+    pub fn add(&mut self, time: Duration) {
+        self.0.push(time);
+    }
+}
+
+/// The median and the longest, in two columns.
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let ms = |time: Option<&Duration>| time.map_or(0.0, |time| time.as_secs_f64() * 1000.0);
+        let (median, most) = (ms(sorted.get(sorted.len() / 2)), ms(sorted.last()));
+        write!(f, "{median:>11.3}{most:>10.3}")
+    }
 }
 
 /// What all calls cost.
@@ -106,6 +133,9 @@ pub struct Cost {
 pub struct Report {
     /// By the export's name.
     pub exports: BTreeMap<String, Cost>,
+    /// How long calls took that are not metered: what wallets call, and what a guardian
+    /// calls for itself alone.
+    pub unmetered: BTreeMap<&'static str, Times>,
     /// Where the component does something else than the native module.
     pub differences: Vec<String>,
 }
@@ -125,17 +155,28 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<24}{:>8}{:>9}{:>12}{:>12}{:>10}",
-            "export", "calls", "refused", "mean fuel", "most fuel", "of limit"
+            "{:<24}{:>8}{:>9}{:>12}{:>12}{:>10}{:>11}{:>10}",
+            "export",
+            "calls",
+            "refused",
+            "mean fuel",
+            "most fuel",
+            "of limit",
+            "median ms",
+            "most ms"
         )?;
         for (export, cost) in &self.exports {
             let mean = cost.sum / cost.calls.max(1);
             let share = cost.most as f64 / limits::MAX_FUEL as f64 * 100.0;
             write!(
                 f,
-                "\n{export:<24}{:>8}{:>9}{mean:>12}{:>12}{share:>9.2}%",
-                cost.calls, cost.refused, cost.most
+                "\n{export:<24}{:>8}{:>9}{mean:>12}{:>12}{share:>9.2}%{}",
+                cost.calls, cost.refused, cost.most, cost.times
             )?;
+        }
+        for (export, times) in &self.unmetered {
+            let calls = times.0.len();
+            write!(f, "\n{export:<24}{calls:>8}{:>43}{times}", "")?;
         }
         Ok(())
     }
@@ -150,7 +191,7 @@ pub fn measure(component: &[u8], calls: &[RecordedCall]) -> Result<Report> {
     let kind = &bundle.description().kind;
     let mut report = Report::default();
     for call in calls.iter().filter(|call| &call.kind == kind) {
-        let (called, after) = replay(&bundle, call);
+        let (called, after, time) = replay(&bundle, call);
         let cost = report
             .exports
             .entry(call.call.export().to_owned())
@@ -159,6 +200,7 @@ pub fn measure(component: &[u8], calls: &[RecordedCall]) -> Result<Report> {
         cost.refused += u64::from(call.after.is_err());
         cost.most = cost.most.max(called.fuel);
         cost.sum += called.fuel;
+        cost.times.add(time);
         let component = match called.result {
             Ok(()) => Ok(after),
             Err(CallError::Refused(refusal)) => Err(refusal.code),
@@ -189,7 +231,7 @@ pub fn measure(component: &[u8], calls: &[RecordedCall]) -> Result<Report> {
     Ok(report)
 }
 
-fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store) {
+fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store, Duration) {
     let around = &call.around;
     let key = |(label, kind, public_keys): &modmint_sdk::mock::RecordedKey| InstanceKey {
         label: label.clone(),
@@ -221,6 +263,7 @@ fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store) {
         }),
     });
     let host: Arc<dyn Host> = replay.clone();
+    let began = Instant::now();
     let called = match &call.call {
         ConsensusCall::Init => instance.init(&host),
         ConsensusCall::Input(bytes) => nothing(instance.item(host).process_input(bytes)),
@@ -237,8 +280,9 @@ fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store) {
         }
         ConsensusCall::Audit => nothing(instance.audit(&host)),
     };
+    let time = began.elapsed();
     let storage = replay.lock().storage.clone();
-    (called, storage)
+    (called, storage, time)
 }
 
 fn nothing<T>(called: Called<T>) -> Called<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use modmint::{
     kit::{
         self,
-        conformance::{Report, Suite, scenario_beside},
+        conformance::{FILE, Report, Scenario, Suite, scenario_beside},
     },
     programs,
 };
@@ -47,6 +47,11 @@ fn the_mint_passes() {
 #[test]
 fn the_wallet_passes() {
     stock("wallet");
+}
+
+#[test]
+fn lightning_passes() {
+    stock("ln");
 }
 
 #[test]
@@ -143,6 +148,45 @@ fn what_is_wrong_with_a_module_is_found() {
             name.contains(check) && told.contains(what),
             "{name}: {told}"
         );
+    }
+}
+
+#[test]
+fn what_a_scenario_says_in_vain_is_found() {
+    let ln = programs::bundle("ln").expect("the build script makes the bundles");
+    let written = std::fs::read_to_string(modules().join("ln").join(FILE)).expect("it is there");
+    let here = tempfile::tempdir().expect("a folder");
+    for (said, instead, what) in [
+        (
+            "balance = 199_999",
+            "balance = 200_000",
+            "alice has 199999000",
+        ),
+        ("\"already-paid\"", "\"declined\"", "refused: this wallet"),
+        // The node would know nothing for certain, so the gateway goes on asking it.
+        (
+            "fails = \"payment-failed\"",
+            "fails = \"not-known\"",
+            "not refused with \"payment-failed\"",
+        ),
+        ("\"payment_hash\"", "\"hash\"", "no \"hash\" in {"),
+        ("\"/routing\"", "\"/rooting\"", "no step says what"),
+    ] {
+        assert!(written.contains(said), "{said}");
+        let file = here.path().join(FILE);
+        std::fs::write(&file, written.replace(said, instead)).expect("written");
+        let suite = Suite {
+            component: std::fs::read(&ln).expect("it is built"),
+            scenario: Some(Scenario::read(&file).expect("well-formed")),
+            older: None,
+            cases: 1,
+            seed: 0,
+        };
+        let report = suite.run().expect("the suite runs");
+        let (name, found) = &report.checks[0];
+        assert!(name.contains("does what it is for"), "{name}");
+        let told = found.as_ref().expect_err("it is in vain");
+        assert!(told.contains(what), "{told}");
     }
 }
 

@@ -293,6 +293,29 @@ fn commands(page: &str) -> String {
     commands
 }
 
+/// Each command that bash has traced, with its time: in order, and those that a loop
+/// repeats once, with all that they took.
+fn transcript(trace: &str) -> String {
+    let traced = |line: &str| {
+        // A `+` more for each subshell, whose time is that of the command around it.
+        let (time, command) = line.strip_prefix("+ ")?.split_once(' ')?;
+        Some((time.parse::<f64>().ok()?, command.to_owned()))
+    };
+    let lines: Vec<_> = trace.lines().filter_map(traced).collect();
+    let mut commands: Vec<(&str, f64)> = Vec::new();
+    for pair in lines.windows(2) {
+        let [(began, command), (ended, _)] = pair else {
+            continue;
+        };
+        match commands.iter_mut().find(|(known, _)| known == command) {
+            Some((_, seconds)) => *seconds += ended - began,
+            None => commands.push((command, ended - began)),
+        }
+    }
+    let line = |(command, seconds): &(&str, f64)| format!("{seconds:>7.2} s  {command}\n");
+    commands.iter().map(line).collect()
+}
+
 /// Every command of the tutorial, in order, from an empty folder.
 #[tokio::test]
 async fn the_tutorial_holds() {
@@ -301,8 +324,13 @@ async fn the_tutorial_holds() {
     let page = std::fs::read_to_string(page).expect("there is a tutorial");
     let script = here.path().join("tutorial.sh");
     // With each command's time, for whoever reads the log.
-    let timed = "PS4='+ ${SECONDS}s '; set -x\n";
-    std::fs::write(&script, format!("{timed}{}", commands(&page))).expect("written");
+    let trace = here.path().join("trace");
+    let traced = format!(
+        "exec 9>{}; BASH_XTRACEFD=9; PS4='+ $EPOCHREALTIME '; set -x\n{}\n:\n",
+        trace.display(),
+        commands(&page)
+    );
+    std::fs::write(&script, traced).expect("written");
     let programs = Path::new(env!("CARGO_BIN_EXE_modmint"))
         .parent()
         .expect("a folder");
@@ -319,6 +347,8 @@ async fn the_tutorial_holds() {
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
     println!("{out}\n{err}");
+    let trace = std::fs::read_to_string(trace).expect("bash has written it");
+    println!("{}", transcript(&trace));
     let left = here.path().to_owned();
     assert!(
         output.status.success(),

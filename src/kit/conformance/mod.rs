@@ -5,10 +5,12 @@
 //! are real. A [`Scenario`] shows what it is for; without one, only what needs no
 //! understanding of the module is checked.
 
+mod outside;
 mod scenario;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,7 +34,7 @@ use super::{
     fuel,
 };
 
-pub use scenario::{FILE, Scenario, Step, Typed};
+pub use scenario::{FILE, Invoice, Scenario, Step, Typed};
 
 /// Run the suite that any bundle must pass
 #[derive(Debug, Args)]
@@ -97,7 +99,7 @@ pub struct Report {
     pub bundle: String,
     /// In order: what must hold, and what was seen of it or what is wrong.
     pub checks: Vec<(&'static str, Result<String, String>)>,
-    /// What its consensus calls cost.
+    /// What its calls cost.
     pub fuel: Option<fuel::Report>,
 }
 
@@ -192,7 +194,14 @@ impl Suite {
                 return Ok(report);
             }
         };
-        check("shows whatever it makes", ground.renders(&played.seen));
+        let mut times = played.times.clone();
+        check(
+            "shows whatever it makes",
+            ground.renders(&played.seen).map(|(told, renders)| {
+                times.extend(renders);
+                told
+            }),
+        );
         let mut costs = None;
         check(
             "does the same again, with the same fuel",
@@ -227,7 +236,12 @@ impl Suite {
             ground.takes_junk(),
         );
         check("never traps on any arguments", ground.takes_arguments());
-        report.fuel = costs.filter(|_| self.scenario.is_some());
+        report.fuel = costs
+            .filter(|_| self.scenario.is_some())
+            .map(|costs| fuel::Report {
+                unmetered: times,
+                ..costs
+            });
         Ok(report)
     }
 }
@@ -247,6 +261,7 @@ struct Played {
     writes: Vec<(String, u64)>,
     seen: Seen,
     recorded: Vec<RecordedCall>,
+    times: BTreeMap<&'static str, fuel::Times>,
 }
 
 impl<'a> Ground<'a> {
@@ -274,12 +289,13 @@ impl<'a> Ground<'a> {
                 writes: world.writes().into_iter().collect(),
                 seen: world.component.seen(),
                 recorded: world.recorded(),
+                times: world.component.times(),
             })
         })
     }
 
     /// Items of the guardians' half, and what else people are shown.
-    fn renders(&self, seen: &Seen) -> Result<String> {
+    fn renders(&self, seen: &Seen) -> Result<(String, BTreeMap<&'static str, fuel::Times>)> {
         let world = self.found()?;
         let mut shown = 0;
         for (item, bytes) in seen.items() {
@@ -294,7 +310,9 @@ impl<'a> Ground<'a> {
             }
             shown += 1;
         }
-        Ok(format!("{shown} items, outcomes and answers"))
+        let mut times = world.component.times();
+        times.retain(|export, _| *export == "render");
+        Ok((format!("{shown} items, outcomes and answers"), times))
     }
 
     /// Twice more, each in a store of its own.

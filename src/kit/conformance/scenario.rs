@@ -19,6 +19,18 @@
 //!
 //! [[step]]
 //! mine = 10                        # blocks; `pass = 60`: seconds
+//!
+//! [[step]]
+//! wallet = "seller"
+//! balance = 50_000                 # satoshi that it must have now
+//!
+//! # What an HTTP request to an address that ends so is answered from here on. Without a
+//! # slash: what a service of the application around the wallet says.
+//! [[step]]
+//! answer = "/invoices"
+//! keep = { hash = "payment_hash", amount = "amount_msat" }   # members of the request
+//! invoice = { name = "invoice", hash = "$hash", msat = "$amount" }
+//! says = { invoice = "$invoice" }  # as JSON; or `fails = "unreachable"`: the code
 //! ```
 
 use std::{collections::BTreeMap, path::Path};
@@ -66,7 +78,7 @@ pub enum Typed {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// Whose wallet; it is made when it is named first.
+    /// Whose wallet; it is made when an action of it is named first.
     pub wallet: Option<String>,
     /// What it does.
     pub action: Option<String>,
@@ -75,7 +87,8 @@ pub struct Step {
     /// The action's arguments. `$name` is what was kept as `name`.
     #[serde(default)]
     pub with: BTreeMap<String, Typed>,
-    /// Details of what is shown, by the name to keep them under.
+    /// Details of what is shown, or members of what is asked, by the name to keep them
+    /// under.
     #[serde(default)]
     pub keep: BTreeMap<String, String>,
     /// The code that it is refused with, at its begin or at its end.
@@ -88,6 +101,29 @@ pub struct Step {
     pub pay: Option<String>,
     /// … so many satoshi.
     pub satoshi: Option<u64>,
+    /// What the wallet has, satoshi.
+    pub balance: Option<u64>,
+    /// What is answered from here on: a service by its name, or HTTP by how the address
+    /// ends, which has a slash in it …
+    pub answer: Option<String>,
+    /// … with this JSON object …
+    pub says: Option<BTreeMap<String, Typed>>,
+    /// … or not at all, with this code.
+    pub fails: Option<String>,
+    /// An invoice is made; with `answer`, for each request.
+    pub invoice: Option<Invoice>,
+}
+
+/// A Lightning invoice (BOLT 11) of a node that nobody runs, good for a day.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invoice {
+    /// What it is kept under.
+    pub name: String,
+    /// The payment hash, in hexadecimal.
+    pub hash: String,
+    /// Over how much, millisatoshi.
+    pub msat: Typed,
 }
 
 const fn four() -> u16 {
@@ -133,19 +169,28 @@ impl Step {
     fn check(&self) -> Result<()> {
         let kinds = [
             self.action.is_some(),
+            self.balance.is_some(),
             self.mine.is_some(),
             self.pass.is_some(),
             self.pay.is_some(),
+            self.answer.is_some(),
+            self.invoice.is_some() && self.answer.is_none(),
         ];
         ensure!(
             kinds.into_iter().filter(|there| *there).count() == 1,
-            "one of `action`, `mine`, `pass` and `pay` is expected"
+            "one of `action`, `balance`, `mine`, `pass`, `pay`, `answer` and `invoice` is expected"
         );
-        match (&self.action, &self.wallet) {
-            (Some(_), None) => bail!("`wallet` is expected with `action`"),
-            (None, Some(_)) => bail!("`wallet` goes with `action`"),
+        let somebodys = self.action.is_some() || self.balance.is_some();
+        match (somebodys, &self.wallet) {
+            (true, None) => bail!("`wallet` is expected with `action` and `balance`"),
+            (false, Some(_)) => bail!("`wallet` goes with `action` or `balance`"),
             _ => {}
         }
+        let ways = [self.says.is_some(), self.fails.is_some()];
+        ensure!(
+            ways.into_iter().filter(|there| *there).count() == usize::from(self.answer.is_some()),
+            "`answer` goes with one of `says` and `fails`"
+        );
         ensure!(
             self.pay.is_some() == self.satoshi.is_some(),
             "`pay` and `satoshi` go together"
@@ -167,6 +212,9 @@ mod tests {
             ("[[step]]\naction = \"x\"", "`wallet` is expected"),
             ("[[step]]\nmine = 1\nwallet = \"a\"", "goes with `action`"),
             ("[[step]]\npay = \"00\"", "go together"),
+            ("[[step]]\nbalance = 1", "`wallet` is expected"),
+            ("[[step]]\nanswer = \"a\"", "one of `says` and `fails`"),
+            ("[[step]]\nmine = 1\nfails = \"a\"", "goes with one"),
             ("[[step]]\nmien = 1", "unknown field"),
             ("guardian = 4", "unknown field"),
         ] {

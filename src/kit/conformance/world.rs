@@ -1,6 +1,6 @@
 //! A scenario, played: the bundle under test in a mock federation with real keys.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use modmint_core::{Argument, Parameter};
@@ -10,7 +10,10 @@ use modmint_sdk::{
     mock::{Federation, Kill, OperationId, RecordedCall, Wallet},
 };
 
-use super::scenario::{Scenario, Step, Typed};
+use super::{
+    outside::{Kept, Outside, invoice, resolve, text},
+    scenario::{Scenario, Step, Typed},
+};
 use crate::kit::{
     Setting,
     component::{Component, shapes},
@@ -54,7 +57,8 @@ pub(super) struct World<'a> {
     pub(super) wallets: BTreeMap<String, Wallet>,
     /// Writes of each wallet before it did anything of the scenario.
     first_writes: BTreeMap<String, u64>,
-    kept: BTreeMap<String, String>,
+    kept: Rc<RefCell<Kept>>,
+    outside: Rc<RefCell<Outside>>,
     begun: Vec<(String, OperationId)>,
     /// Whether the mock's money is in it.
     cash: bool,
@@ -93,13 +97,15 @@ impl<'a> World<'a> {
         let arguments = arguments(
             &scenario.configuration,
             &bundle.description().configuration,
-            &BTreeMap::new(),
+            &Kept::new(),
         );
         let arguments = shapes::to_arguments(arguments.context("configuration")?);
         let component = Component::new(bundle.clone());
         let instance = federation.found(component.bundle(), arguments);
         let kind = bundle.description().kind.clone();
         modules.insert(kind, (instance, bundle.clone()));
+        let kept = Rc::<RefCell<Kept>>::default();
+        let outside = Outside::new(federation.clone(), Rc::clone(&kept));
         Ok(Self {
             scenario,
             federation,
@@ -108,7 +114,8 @@ impl<'a> World<'a> {
             modules,
             wallets: BTreeMap::new(),
             first_writes: BTreeMap::new(),
-            kept: BTreeMap::new(),
+            kept,
+            outside: Rc::new(RefCell::new(outside)),
             begun: Vec::new(),
             cash,
         })
@@ -140,8 +147,18 @@ impl<'a> World<'a> {
             self.federation.pass(seconds);
         }
         if let (Some(to), Some(satoshi)) = (&step.pay, step.satoshi) {
-            let script = script(&self.resolve(to)?)?;
+            let script = script(&resolve(to, &self.kept.borrow())?)?;
             self.federation.mine(&[(script, satoshi)]);
+        }
+        if let (Some(made), None) = (&step.invoice, &step.answer) {
+            let made_of = invoice(made, &self.kept.borrow(), self.federation.time())?;
+            self.kept.borrow_mut().insert(made.name.clone(), made_of);
+        }
+        if let Some(asked) = &step.answer {
+            self.outside.borrow_mut().answers(asked, step);
+            for wallet in self.wallets.values_mut() {
+                Outside::offer(&self.outside, wallet);
+            }
         }
         let (Some(name), Some(action)) = (&step.wallet, &step.action) else {
             return Ok(());
@@ -157,7 +174,8 @@ impl<'a> World<'a> {
         let parameters = &known
             .with_context(|| format!("{kind} has no action {action:?}"))?
             .parameters;
-        let arguments = shapes::to_arguments(arguments(&step.with, parameters, &self.kept)?);
+        let arguments = arguments(&step.with, parameters, &self.kept.borrow())?;
+        let arguments = shapes::to_arguments(arguments);
         let instance = *instance;
         self.meet(name, death);
         let wallet = self.wallets.get_mut(name).context("it was just met")?;
@@ -182,6 +200,7 @@ impl<'a> World<'a> {
         if self.cash && self.scenario.money > 0 {
             wallet.endow(self.scenario.money);
         }
+        Outside::offer(&self.outside, &mut wallet);
         let first = wallet.writes();
         if let Some(death) = death.filter(|death| death.wallet == name) {
             wallet.kill_at(Kill {
@@ -251,6 +270,15 @@ impl<'a> World<'a> {
 
     /// What the last step's operation came to is what the scenario says.
     fn ended(&mut self, step: &Step, before: usize) -> Result<()> {
+        if let (Some(name), Some(satoshi)) = (&step.wallet, step.balance) {
+            let wallet = self.wallets.get(name);
+            let wallet = wallet.with_context(|| format!("{name:?} has done nothing before"))?;
+            let msat = wallet.balance();
+            ensure!(
+                u128::from(msat) == u128::from(satoshi) * 1000,
+                "{name} has {msat} msat, not {satoshi} sat"
+            );
+        }
         let Some((name, operation)) = self.begun.get(before) else {
             return Ok(());
         };
@@ -268,7 +296,7 @@ impl<'a> World<'a> {
             let value = operation.detail(detail).with_context(|| {
                 format!("there is no detail {detail:?} in {}", operation.details())
             })?;
-            self.kept.insert(kept.clone(), value);
+            self.kept.borrow_mut().insert(kept.clone(), value);
         }
         Ok(())
     }
@@ -314,34 +342,15 @@ impl<'a> World<'a> {
         calls.retain(|call| call.instance == self.instance);
         calls
     }
-
-    fn resolve(&self, text: &str) -> Result<String> {
-        resolve(text, &self.kept)
-    }
-}
-
-fn resolve(text: &str, kept: &BTreeMap<String, String>) -> Result<String> {
-    match text.strip_prefix('$') {
-        None => Ok(text.to_owned()),
-        Some(name) => kept
-            .get(name)
-            .cloned()
-            .with_context(|| format!("nothing was kept as {name:?} before")),
-    }
 }
 
 fn arguments(
     typed: &BTreeMap<String, Typed>,
     parameters: &[Parameter],
-    kept: &BTreeMap<String, String>,
+    kept: &Kept,
 ) -> Result<Vec<Argument>> {
     let argument = |(name, value): (&String, &Typed)| {
-        let text = match value {
-            Typed::Text(text) => resolve(text, kept)?,
-            Typed::Number(number) => number.to_string(),
-            Typed::Flag(flag) => flag.to_string(),
-        };
-        Setting::new(name, &text).argument(parameters)
+        Setting::new(name, &text(value, kept)?).argument(parameters)
     };
     typed.iter().map(argument).collect()
 }

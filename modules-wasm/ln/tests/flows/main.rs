@@ -167,6 +167,18 @@ fn a_preimage_that_is_junk_is_paid_back_and_the_payment_is_failed() {
     world.check(&[&mallory]);
 }
 
+/// The wallets' half cannot be made to lie, so `conformance.toml` has the liar's offer in
+/// it: it holds in any mock federation of four in which this module is the first one.
+#[test]
+fn the_junk_in_the_scenario_is_this_liar_s() {
+    let mut world = World::new(4);
+    let mut mallory = world.wallet("mallory", 0);
+    let offer = world.forge(&mut mallory, 9, |preimage| preimage[0] ^= 1);
+    let offer = modmint_sdk::to_hex(&borsh::to_vec(&offer).unwrap());
+    let scenario = include_str!("../../conformance.toml");
+    assert!(scenario.contains(&offer), "expected: {offer}");
+}
+
 #[test]
 fn an_offer_copied_with_other_terms_is_worthless() {
     let mut world = World::new(4);
