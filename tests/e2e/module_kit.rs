@@ -299,7 +299,11 @@ fn transcript(trace: &str) -> String {
     let traced = |line: &str| {
         // A `+` more for each subshell, whose time is that of the command around it.
         let (time, command) = line.strip_prefix("+ ")?.split_once(' ')?;
-        Some((time.parse::<f64>().ok()?, command.to_owned()))
+        // With a comma in some languages.
+        Some((
+            time.replace(',', ".").parse::<f64>().ok()?,
+            command.to_owned(),
+        ))
     };
     let lines: Vec<_> = trace.lines().filter_map(traced).collect();
     let mut commands: Vec<(&str, f64)> = Vec::new();
