@@ -377,6 +377,7 @@ impl Pipeline {
                 module_registry: commit::module_registry(&federation.config),
                 runtime_hash: parts.runtime_hash,
             },
+            metrics: Metrics::new(federation.config.peer_ids()),
             federation,
             ahead,
             progress: Mutex::new(progress),
@@ -389,7 +390,6 @@ impl Pipeline {
             due_modules: Mutex::default(),
             last_chain_change: Mutex::default(),
             last_audit: Mutex::default(),
-            metrics: Metrics::default(),
         };
         pipeline.wake_modules(&all);
         Ok(Arc::new(pipeline))

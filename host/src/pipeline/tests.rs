@@ -26,6 +26,7 @@ use modmint_runtime::{
     Answer, Approval, CallError, ChainOutPoint, Check, Endpoint, Host, InputEffect, OutputEffect,
     OwnChain, Trap, Wake,
 };
+use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -864,6 +865,14 @@ fn who_proposes_what_cannot_be_right_is_convicted_until_the_session_ends() {
     let status = guardian.get().status();
     assert_eq!(status.convicted[0].epoch, 3);
     assert!(status.problems[0].contains("guardian 2 is convicted"));
+    let mut registry = Registry::default();
+    guardian.get().register_metrics(&mut registry);
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for (peer, times) in [(0, 0), (1, 0), (2, 1), (3, 0)] {
+        let line = format!("convictions_total{{peer=\"{peer}\"}} {times}\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
     // It is so after a restart, whatever else it sends still counts, and others
     // propose the transaction.
     guardian.restart();
