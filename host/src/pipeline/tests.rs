@@ -794,7 +794,6 @@ fn a_transaction_pays_the_base_fee_and_a_refusal_says_what_it_is() {
     let config = Arc::make_mut(&mut guardian.config);
     config.base_fee = BaseFee {
         msat_per_kilobyte: 10_000,
-        msat_per_million_fuel: 1_000_000,
     };
     guardian.pipeline = None;
     guardian.folder = tempfile::tempdir().unwrap();
@@ -811,9 +810,7 @@ fn a_transaction_pays_the_base_fee_and_a_refusal_says_what_it_is() {
         guardian.transaction(NOW + 600, inputs, vec![(COINS, coin(msat))])
     };
     let bytes = claim(100_000).encode().len() as u64;
-    // An input with its signature, and an output.
-    let fuel = 2 * FUEL + 80_000;
-    let asked = (bytes * 10_000 / 1000) + fuel;
+    let asked = bytes * 10_000 / 1000;
     let stingy = claim(100_000 - asked + 1);
     let refused = guardian.get().submit(&stingy.encode()).unwrap_err();
     assert_eq!(refused.code(), "fee-too-low");
