@@ -43,12 +43,16 @@ struct Bench {
     /// it one of four guardians is founded on this machine.
     #[arg(long)]
     invite: Option<String>,
+    /// Then stop one guardian for so many seconds while the load goes on, and measure until
+    /// it has caught up, and as long as before again.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "invite", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    absent: Option<u64>,
     /// Measure guardians that have nothing to do instead.
-    #[arg(long, conflicts_with_all = ["wallets", "notes", "invite"])]
+    #[arg(long, conflicts_with_all = ["wallets", "notes", "invite", "absent"])]
     idle: bool,
     /// Measure payments over Lightning instead, through a gateway with one channel: out,
     /// in, and from wallet to wallet, each for so long.
-    #[arg(long, conflicts_with_all = ["notes", "invite", "idle"])]
+    #[arg(long, conflicts_with_all = ["notes", "invite", "idle", "absent"])]
     lightning: bool,
     /// The figures as JSON.
     #[arg(long)]
@@ -107,6 +111,7 @@ async fn measure(options: Bench) -> Result<()> {
         time,
         notes: options.notes,
         invite: options.invite,
+        absent: options.absent.map(Duration::from_secs),
     };
     print(&bench::run(&load, tell).await?, options.json)
 }

@@ -111,19 +111,12 @@ impl Default for SessionLimits {
 pub struct BaseFee {
     /// Millisatoshi for 1000 bytes of the encoded transaction.
     pub msat_per_kilobyte: u64,
-    /// Millisatoshi for a million units of fuel.
-    pub msat_per_million_fuel: u64,
 }
 
 impl BaseFee {
-    /// What a transaction of so many bytes pays that takes so much fuel, rounded up.
-    pub fn of(&self, bytes: usize, fuel: u64) -> Amount {
-        let size = u128::from(self.msat_per_kilobyte) * bytes as u128;
-        let work = u128::from(self.msat_per_million_fuel) * u128::from(fuel);
-        let msat = size
-            .saturating_mul(1000)
-            .saturating_add(work)
-            .div_ceil(1_000_000);
+    /// What a transaction of so many bytes pays, rounded up.
+    pub fn of(&self, bytes: usize) -> Amount {
+        let msat = (u128::from(self.msat_per_kilobyte) * bytes as u128).div_ceil(1000);
         Amount(u64::try_from(msat).unwrap_or(u64::MAX))
     }
 }
@@ -407,18 +400,16 @@ mod tests {
     fn the_base_fee_is_rounded_up_and_never_overflows() {
         let fee = BaseFee {
             msat_per_kilobyte: 10,
-            msat_per_million_fuel: 3,
         };
-        assert_eq!(fee.of(0, 0), Amount(0));
-        assert_eq!(fee.of(100, 0), Amount(1));
-        assert_eq!(fee.of(0, 1), Amount(1));
-        assert_eq!(fee.of(1500, 2_000_000), Amount(21));
-        assert_eq!(fee.of(1501, 2_000_000), Amount(22));
+        assert_eq!(fee.of(0), Amount(0));
+        assert_eq!(fee.of(1), Amount(1));
+        assert_eq!(fee.of(100), Amount(1));
+        assert_eq!(fee.of(1500), Amount(15));
+        assert_eq!(fee.of(1501), Amount(16));
         let most = BaseFee {
             msat_per_kilobyte: u64::MAX,
-            msat_per_million_fuel: u64::MAX,
         };
-        assert_eq!(most.of(usize::MAX, u64::MAX), Amount(u64::MAX));
+        assert_eq!(most.of(usize::MAX), Amount(u64::MAX));
     }
 
     #[test]

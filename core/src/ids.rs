@@ -240,7 +240,10 @@ impl utoipa::PartialSchema for OutPoint {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .pattern(Some("^[0-9a-f]{64}:[0-9]{1,5}$"))
+            .pattern(Some(
+                // Up to 65535.
+                "^[0-9a-f]{64}:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$",
+            ))
             .description(Some("an output of a transaction, TXID:INDEX"))
             .build()
             .into()

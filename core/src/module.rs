@@ -7,7 +7,7 @@ use std::fmt;
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, ParseIdError, decode_hex};
+use crate::{Amount, ParseIdError, config::HexBytes, decode_hex};
 
 /// Why a module refused something.
 #[derive(
@@ -94,21 +94,12 @@ pub struct Parameter {
     pub required: bool,
     /// What the module is passed where nothing is given; never with `required`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ArgumentValue>)]
     pub default: Option<Value>,
 }
 
 /// An argument's value. `choice` is a text.
-#[derive(
-    Clone,
-    Debug,
-    PartialEq,
-    Eq,
-    BorshSerialize,
-    BorshDeserialize,
-    Serialize,
-    Deserialize,
-    utoipa::ToSchema,
-)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Value {
     /// UTF-8 text, or the chosen one of the choices.
@@ -118,13 +109,44 @@ pub enum Value {
     /// True or false.
     Flag(bool),
     /// Bytes; in JSON hexadecimal.
-    #[schema(value_type = String)]
     Bytes(#[serde(with = "hex::serde")] Vec<u8>),
     /// Millisatoshi.
     Amount(Amount),
     /// Several texts.
     Texts(Vec<String>),
 }
+
+/// utoipa takes every type of the name `Value` for any JSON.
+type ArgumentValue = Value;
+
+/// One of the kinds, and nothing beside it: what utoipa would derive lets more pass.
+impl utoipa::PartialSchema for Value {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, Type};
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let number = || {
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(0))
+                .maximum(Some(u64::MAX as usize))
+        };
+        ObjectBuilder::new()
+            .description(Some("A value of one kind; an amount is of millisatoshi."))
+            .property("text", text())
+            .property("number", number())
+            .property("flag", ObjectBuilder::new().schema_type(Type::Boolean))
+            .property("bytes", HexBytes::schema())
+            .property("amount", number())
+            .property("texts", ArrayBuilder::new().items(text()))
+            .min_properties(Some(1))
+            .max_properties(Some(1))
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .build()
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Value {}
 
 /// As a person would enter it.
 impl fmt::Display for Value {
@@ -141,11 +163,22 @@ impl fmt::Display for Value {
 }
 
 /// A named value.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 pub struct Argument {
     /// The parameter's name.
     pub name: String,
     /// Of the parameter's kind.
+    #[schema(value_type = ArgumentValue)]
     pub value: Value,
 }
 

@@ -244,6 +244,7 @@ pub struct TransactionResponse {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OutcomesRequest {
     /// Which.
+    #[schema(max_items = 1000)]
     pub out_points: Vec<OutPoint>,
     /// How long to wait until all are there, in seconds; more than 60 is taken for
     /// that.
@@ -264,7 +265,6 @@ pub struct OutcomesResponse {
 pub struct QueryRequest {
     /// By name.
     #[serde(default)]
-    #[schema(value_type = Vec<Object>)]
     pub arguments: Vec<Argument>,
     /// How long to wait for an answer that is not there yet, in seconds; more than 60
     /// is taken for that.

@@ -17,12 +17,13 @@ use prometheus_client::{
 
 use modmint_rest::Process;
 
-use crate::{chain::ChainView as _, health::Health};
+use crate::{chain::ChainView as _, health::Health, p2p::P2p};
 
 /// A registry with all that is read at each scrape. Names begin with `modmint_`.
 pub fn registry(health: Arc<Health>) -> Registry {
     let mut registry = Registry::with_prefix("modmint");
     health.pipeline.register_metrics(&mut registry);
+    registry.register_collector(Box::new(Peers(health.p2p.clone())));
     registry.register_collector(Box::new(Standing(health)));
     registry.register_collector(Box::new(Process));
     registry
@@ -112,15 +113,24 @@ impl Collector for Standing {
             None,
             "check",
             checks,
-        )?;
-        self.peers(&mut encoder)
+        )
     }
 }
 
-impl Standing {
-    fn peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+/// The other guardians, as this one sees them.
+pub(crate) struct Peers(pub Arc<P2p>);
+
+impl Debug for Peers {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("Peers")
+    }
+}
+
+impl Collector for Peers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
         let bytes = Some(Unit::Bytes);
-        let status = self.0.p2p.status();
+        let status = self.0.status();
         let connected = status
             .iter()
             .map(|peer| (peer.peer.0, peer.connected.into()));
@@ -132,7 +142,16 @@ impl Standing {
             "peer",
             connected,
         )?;
-        let traffic = self.0.p2p.traffic();
+        let drops = status.iter().map(|peer| (peer.peer.0, peer.drops.into()));
+        counters(
+            encoder,
+            "p2p_drops",
+            "Connections to the guardian that were dropped for what it did",
+            None,
+            "peer",
+            drops,
+        )?;
+        let traffic = self.0.traffic();
         let queued = traffic.iter().map(|peer| (peer.peer.0, peer.queued as u64));
         gauges(
             encoder,

@@ -109,6 +109,41 @@ struct Exchange {
     ended: Instant,
 }
 
+/// All wallets' transactions, in the order in which they ended.
+pub(super) struct Exchanges(Vec<Exchange>);
+
+impl Exchanges {
+    fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Exchange> {
+        let within = move |exchange: &&Exchange| exchange.ended >= from && exchange.ended < to;
+        self.0.iter().filter(within)
+    }
+
+    /// How long those took that ended between `from` and `to`, ascending.
+    pub(super) fn latencies(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        let within = self.between(from, to);
+        let mut latencies: Vec<Duration> = within.map(|e| e.ended - e.begun).collect();
+        latencies.sort_unstable();
+        latencies
+    }
+
+    /// How many ended each second.
+    pub(super) fn per_second(&self, from: Instant, to: Instant) -> f64 {
+        self.between(from, to).count() as f64 / (to - from).as_secs_f64()
+    }
+
+    /// The longest time in which none ended.
+    pub(super) fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+        let mut last = from;
+        let ends = self.between(from, to).map(|exchange| exchange.ended);
+        let gaps = ends.chain([to]).map(|end| {
+            let gap = end - last;
+            last = end;
+            gap
+        });
+        gaps.max().unwrap_or_default()
+    }
+}
+
 impl Load {
     /// Makes the wallets in `folder` and fills them, see [`Member::rich`].
     pub(super) async fn prepare(
@@ -153,18 +188,15 @@ impl Load {
 }
 
 impl Running {
-    /// Lets all end what they have begun. Gives how long those transactions took,
-    /// ascending, that ended between `from` and `to`.
-    pub(super) async fn end(self, from: Instant, to: Instant) -> Result<Vec<Duration>> {
+    /// Lets all end what they have begun.
+    pub(super) async fn end(self) -> Result<Exchanges> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut latencies = Vec::new();
+        let mut exchanges = Vec::new();
         for wallet in self.wallets {
-            let exchanges = wallet.await.context("a wallet has panicked")??;
-            let within = exchanges.iter().filter(|e| e.ended >= from && e.ended < to);
-            latencies.extend(within.map(|e| e.ended - e.begun));
+            exchanges.extend(wallet.await.context("a wallet has panicked")??);
         }
-        latencies.sort_unstable();
-        Ok(latencies)
+        exchanges.sort_unstable_by_key(|exchange| exchange.ended);
+        Ok(Exchanges(exchanges))
     }
 }
 
@@ -215,4 +247,28 @@ async fn deposit(
         over.error
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_reach_from_the_beginning_to_the_end() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let ended = [1, 2, 7, 9].map(|second| Exchange {
+            begun: at(second - 1),
+            ended: at(second),
+        });
+        let exchanges = Exchanges(ended.into());
+        let gap = |from, to| exchanges.longest_gap(at(from), at(to)).as_secs();
+        assert_eq!(gap(0, 10), 5);
+        assert_eq!(gap(2, 6), 4);
+        assert_eq!(gap(3, 6), 3);
+        assert_eq!(gap(7, 20), 11);
+        assert_eq!(exchanges.per_second(at(1), at(9)), 3.0 / 8.0);
+        let latencies = exchanges.latencies(at(2), at(9));
+        assert_eq!(latencies, [Duration::from_secs(1); 2]);
+    }
 }

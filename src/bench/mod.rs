@@ -3,9 +3,10 @@
 //! Wallets of this process, as [`modmint_client`] makes them, hand notes out and
 //! take them in again without pause (`load`). Before and behind that the machine
 //! is asked what everybody has used, and the guardians what they have counted
-//! (`meters`). Nothing here judges the figures. `lightning` has them pay and be paid
-//! through a gateway instead.
+//! (`meters`). Nothing here judges the figures. A guardian may be stopped meanwhile
+//! (`absence`). `lightning` has the wallets pay and be paid through a gateway instead.
 
+mod absence;
 mod lightning;
 mod load;
 mod meters;
@@ -23,6 +24,7 @@ use crate::{
     federation::{Federation, Options as FederationOptions},
     tour,
 };
+pub use absence::Absence;
 pub use lightning::{Kind, LightningReport, run as run_lightning};
 use load::Load;
 use meters::{Meters, Used};
@@ -41,6 +43,8 @@ pub struct Options {
     pub notes: u32,
     /// The federation's invite; without it one of four guardians is founded here.
     pub invite: Option<String>,
+    /// For how long one of the guardians that are founded here is stopped then.
+    pub absent: Option<Duration>,
 }
 
 /// Above this many notes a transaction would have more than one of a denomination.
@@ -70,6 +74,10 @@ pub struct Report {
     pub p2p_bytes_per_transaction: Option<f64>,
     /// How much of the time in which epochs were processed modules ran.
     pub wasm_share_of_epoch_time: Option<f64>,
+    /// What came of a guardian's absence, if one was asked for. What stands above was
+    /// measured before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absence: Option<Absence>,
 }
 
 /// Milliseconds.
@@ -136,6 +144,10 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
         (1..=MOST_NOTES).contains(&options.notes) && options.wallets > 0,
         "1 to {MOST_NOTES} notes and at least one wallet are expected"
     );
+    ensure!(
+        options.absent.is_none() || options.invite.is_none(),
+        "only a guardian that is started here can be stopped"
+    );
     let folder = tempfile::tempdir()?;
     let own = match &options.invite {
         Some(_) => None,
@@ -160,7 +172,12 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
     let (start, begun) = (meters.read().await?, Instant::now());
     tokio::time::sleep(options.time).await;
     let (end, ended) = (meters.read().await?, Instant::now());
-    let latencies = running.end(begun, ended).await?;
+    let times = match options.absent.zip(own.as_ref()) {
+        Some((away, own)) => Some(absence::of(own, away, options.time, &mut tell).await?),
+        None => None,
+    };
+    let exchanges = running.end().await?;
+    let latencies = exchanges.latencies(begun, ended);
     ensure!(!latencies.is_empty(), "not one transaction came to its end");
 
     let after = load.balance().await?;
@@ -174,12 +191,11 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
         tour::balanced(&federation).await?;
         federation.stop().await?;
     }
-    Ok(report(
-        options,
-        &latencies,
-        ended - begun,
-        &end.since(&start),
-    ))
+    let absence = times.map(|times| Absence::of(&times, &exchanges));
+    Ok(Report {
+        absence,
+        ..report(options, &latencies, ended - begun, &end.since(&start))
+    })
 }
 
 /// Measures guardians that have nothing to do.
@@ -262,6 +278,7 @@ fn report(
             .zip(modules)
             .filter(|(epochs, _)| *epochs > 0.0)
             .map(|(epochs, modules)| modules / epochs),
+        absence: None,
     }
 }
 
@@ -318,7 +335,11 @@ impl fmt::Display for Report {
             f,
             "modules' share of the time of epochs  {}",
             known(self.wasm_share_of_epoch_time, 2)
-        )
+        )?;
+        match &self.absence {
+            Some(absence) => write!(f, "\n{absence}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -82,6 +82,20 @@ fn two_wallets_spend_and_receive_and_the_figures_say_how_much() {
 }
 
 #[test]
+fn a_guardian_that_is_away_catches_up_while_the_load_goes_on() {
+    let report = bench(&["--wallets", "2", "--seconds", "3", "--absent", "4"]);
+    let of = |field: &str| number(&report, &format!("/absence/{field}"));
+    assert!(of("seconds") >= 4.0, "{report}");
+    assert!(of("level_after_seconds") > 0.0, "{report}");
+    assert!(of("longest_gap_ms") > 0.0, "{report}");
+    for when in ["while", "behind", "after"] {
+        let field = format!("transactions_per_second_{when}");
+        assert!(of(&field) > 0.0, "{field} in {report}");
+    }
+    assert!(number(&report, "/transactions_per_second") > 0.0);
+}
+
+#[test]
 fn guardians_that_have_nothing_to_do_are_measured_too() {
     let report = bench(&["--idle", "--seconds", "1"]);
     let mut expected = ["cpu_share", "p2p_bytes_per_second", "disk_bytes_per_hour"];

@@ -48,6 +48,8 @@ pub const EXPIRY_SECONDS: u64 = 3600;
 
 /// How many effects one machine may wait for.
 const MAX_EFFECTS: usize = 64;
+/// How often a plan is completed until what is left pays the base fee.
+const MAX_COMPLETIONS: usize = 8;
 /// How many machines one operation may have.
 const MAX_MACHINES: usize = 1024;
 /// How many calls one step may make before a module is said to go in circles.
@@ -664,6 +666,10 @@ struct Completed {
     takes: Amount,
     net_msat: i64,
     federation_fee: Amount,
+    /// What inputs leave, fees considered, for the base fee.
+    surplus: Amount,
+    /// How long the transaction will be.
+    bytes: usize,
 }
 
 /// One operation between two writes.
@@ -885,9 +891,37 @@ impl Step<'_> {
         }
     }
 
-    /// Lets the e-cash module make the plan even, over the overlay.
+    /// Lets the e-cash module make the plan even, over the overlay, with the base fee.
+    /// That goes by the transaction's length, which is known when it is complete: if too
+    /// little is left for it, it is completed again with as much as was asked.
     fn complete(&mut self, plan: &Plan) -> Result<Result<Completed, Refusal>, WalletError> {
-        let Some((brought, wanted)) = sums(&plan.inputs, &plan.outputs) else {
+        let base_fee = self.executor.config.base_fee;
+        let mut fee = Amount::ZERO;
+        for _ in 0..MAX_COMPLETIONS {
+            let savepoint = self.overlay.savepoint();
+            let completed = match self.complete_with(plan, fee)? {
+                Ok(completed) => completed,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let asked = base_fee.of(completed.bytes);
+            if completed.surplus >= asked {
+                return Ok(Ok(completed));
+            }
+            self.overlay.restore(savepoint);
+            fee = asked;
+        }
+        Ok(Err(bad_plan("its base fee grows with each try to pay it")))
+    }
+
+    /// Lets the e-cash module make the plan even so that this is left for the base fee.
+    fn complete_with(
+        &mut self,
+        plan: &Plan,
+        fee: Amount,
+    ) -> Result<Result<Completed, Refusal>, WalletError> {
+        let sums = sums(&plan.inputs, &plan.outputs);
+        let sums = sums.and_then(|(brought, wanted)| Some((brought, wanted.checked_add(fee)?)));
+        let Some((brought, wanted)) = sums else {
             return Ok(Err(bad_plan("its amounts do not add up")));
         };
         let completion = match self.executor.ecash {
@@ -914,7 +948,7 @@ impl Step<'_> {
                 machine: Vec::new(),
             },
         };
-        Ok(evaluate(plan, brought, wanted, completion))
+        Ok(evaluate(plan, (brought, wanted), fee, completion))
     }
 
     /// Builds and signs the transaction, and gives both machines their wait.
@@ -1127,8 +1161,8 @@ fn total(mut values: impl Iterator<Item = Amount>) -> Option<Amount> {
 /// What a completed plan takes, or why it does not come out even.
 fn evaluate(
     plan: &Plan,
-    brought: Amount,
-    wanted: Amount,
+    (brought, wanted): (Amount, Amount),
+    fee: Amount,
     completion: Completion,
 ) -> Result<Completed, Refusal> {
     let uneven = || {
@@ -1145,7 +1179,8 @@ fn evaluate(
         .ok_or_else(|| bad_plan("the e-cash module's amounts do not add up"))?;
     let inputs = brought.checked_add(more).ok_or_else(uneven)?;
     let outputs = wanted.checked_add(change).ok_or_else(uneven)?;
-    inputs.checked_sub(outputs).ok_or_else(uneven)?;
+    let over = inputs.checked_sub(outputs).ok_or_else(uneven)?;
+    let surplus = over.checked_add(fee).ok_or_else(uneven)?;
     let spent = total(completion.inputs.iter().map(|input| input.value));
     let back = total(completion.outputs.iter().map(|output| output.value));
     let all_in = total(
@@ -1173,8 +1208,43 @@ fn evaluate(
         takes: spent.checked_sub(back).unwrap_or_default(),
         net_msat,
         federation_fee: all_in.checked_sub(all_out).unwrap_or_default(),
+        surplus,
+        bytes: bytes(plan, &completion),
         completion,
     })
+}
+
+/// How long the transaction will be: instances, places and signatures are as long
+/// whatever they are.
+fn bytes(plan: &Plan, completion: &Completion) -> usize {
+    let instance = InstanceId(0);
+    let inputs: Vec<Input> = plan
+        .inputs
+        .iter()
+        .chain(&completion.inputs)
+        .map(|input| Input {
+            instance,
+            bytes: input.input.clone(),
+        })
+        .collect();
+    let outputs = plan
+        .outputs
+        .iter()
+        .chain(&completion.outputs)
+        .map(|output| Output {
+            instance,
+            bytes: output.output.clone(),
+        })
+        .collect();
+    let transaction = Transaction {
+        signatures: vec![[0; 64]; inputs.len()],
+        body: TransactionBody {
+            expires: 0,
+            inputs,
+            outputs,
+        },
+    };
+    transaction.encode().len()
 }
 
 fn spend_quote(quote: &Quote, completed: &Completed) -> SpendQuote {

@@ -647,6 +647,40 @@ fn more_than_there_is_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn a_plan_pays_the_base_fee_of_the_length_that_it_comes_to() {
+    // With change for the fee, with less change than that, with another note for it.
+    for (price, notes) in [(600, 1), (850, 1), (900, 2)] {
+        let mut bench = Bench::new(&[1000, 1000]);
+        let config = Arc::make_mut(&mut bench.executor().config);
+        config.base_fee = BaseFee {
+            msat_per_kilobyte: 1000,
+        };
+        let error = bench
+            .start(SHOP, "pay", price, Allowance::Nothing)
+            .unwrap_err();
+        let WalletError::ConfirmationNeeded(quote) = error else {
+            panic!("{error}");
+        };
+        let begun = bench.start(SHOP, "pay", price, Allowance::UpTo(quote.total));
+        let bytes = &begun.unwrap().transactions[0].bytes;
+        let transaction = Transaction::decode(bytes).unwrap();
+        assert_eq!(transaction.body.inputs.len(), notes);
+        // A millisatoshi for each byte, and for each note.
+        let fee = (bytes.len() + notes) as u64;
+        assert_eq!(quote.federation_fee, Amount(fee));
+        assert_eq!(quote.total, Amount(price + fee));
+    }
+    let mut bench = Bench::new(&[1000]);
+    let config = Arc::make_mut(&mut bench.executor().config);
+    config.base_fee = BaseFee {
+        msat_per_kilobyte: 1000,
+    };
+    let short = bench.start(SHOP, "pay", 950, Allowance::Anything);
+    assert_eq!(short.unwrap_err().code(), NOT_ENOUGH_MONEY);
+    assert_eq!(bench.balance(), 1000);
+}
+
+#[test]
 fn a_plan_that_is_short_waits_for_change_and_is_refused_if_it_does_not_suffice() {
     let mut bench = Bench::new(&[1000]);
     let paid = bench.start(SHOP, "pay", 600, Allowance::Anything).unwrap();

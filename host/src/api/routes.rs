@@ -577,9 +577,10 @@ async fn block_hash(
 #[into_params(parameter_in = Query)]
 struct Which {
     /// Those that pay to this scriptPubKey, in hexadecimal.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^([0-9a-f]{2})*$")]
     script: Option<HexBytes>,
     /// The one at this place, `TXID:INDEX`, the id in internal byte order.
+    #[param(pattern = "^[0-9a-f]{64}:[0-9]{1,10}$")]
     out_point: Option<String>,
 }
 

@@ -9,6 +9,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64},
 };
 
+use futures::FutureExt as _;
 use modmint_core::config::PeerConfig;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use secp256k1::{Keypair, SECP256K1};
@@ -29,7 +30,7 @@ use crate::p2p::{P2pReceivers, P2pSetup};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something that other threads bring about.
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
         assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -96,6 +97,13 @@ impl Ordering {
     fn sessions(&self) -> &Mutex<Sessions> {
         match &self.0 {
             Order::Together(together) => &together.sessions,
+            Order::Alone(_) => panic!("one guardian has no instances"),
+        }
+    }
+
+    fn context(&self) -> &Arc<Context> {
+        match &self.0 {
+            Order::Together(together) => &together.context,
             Order::Alone(_) => panic!("one guardian has no instances"),
         }
     }
@@ -201,7 +209,7 @@ struct Guardian {
     epochs: Arc<Mutex<Vec<Epoch>>>,
     /// Set while this guardian processes nothing.
     stalled: Arc<AtomicBool>,
-    received: Arc<AtomicU64>,
+    received: Arc<Received>,
     /// The session whose epochs it waits for.
     session: Arc<AtomicU64>,
 }
@@ -219,7 +227,7 @@ impl Guardian {
             .unwrap();
         let entered = runtime.enter();
         let (p2p, receivers) = P2p::start(federation.p2p_setup(me)).unwrap();
-        let received = Arc::new(AtomicU64::new(0));
+        let received = Arc::new(Received::default());
         let incoming = counted(receivers, received.clone());
         let items = Arc::new(Items::default());
         let (epochs, mut finished) = mpsc::channel(64);
@@ -329,15 +337,25 @@ impl Drop for Guardian {
     }
 }
 
-/// Counts what ordering receives.
+/// What ordering has received.
+#[derive(Default)]
+struct Received {
+    messages: AtomicU64,
+    /// Who has taken leases back.
+    rests: Mutex<HashSet<PeerId>>,
+}
+
 fn counted(
     mut receivers: P2pReceivers,
-    received: Arc<AtomicU64>,
+    received: Arc<Received>,
 ) -> mpsc::Receiver<(PeerId, PeerMessage)> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Some(message) = receivers.ordering.recv().await {
-            received.fetch_add(1, Memory::Relaxed);
+            received.messages.fetch_add(1, Memory::Relaxed);
+            if let (from, PeerMessage::Rest { .. }) = &message {
+                received.rests.lock().insert(*from);
+            }
             if sender.send(message).await.is_err() {
                 return;
             }
@@ -406,7 +424,7 @@ fn items_of_all_guardians_are_final_in_one_order_and_idleness_costs_nothing() {
     let count = || -> u64 {
         let received = guardians
             .iter()
-            .map(|one| one.received.load(Memory::Relaxed));
+            .map(|one| one.received.messages.load(Memory::Relaxed));
         received.sum()
     };
     let epochs = || guardians[0].epochs.lock().len();
@@ -419,6 +437,54 @@ fn items_of_all_guardians_are_final_in_one_order_and_idleness_costs_nothing() {
         "messages and epochs while idle"
     );
     assert_healthy(&all);
+}
+
+#[test]
+fn who_has_no_work_left_takes_its_lease_back() {
+    let federation = Federation::new(SessionLimits::default());
+    let guardians = federation.start_all();
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    for (me, guardian) in (0..).map(PeerId).zip(&guardians) {
+        for one in &guardians {
+            one.received.rests.lock().clear();
+        }
+        let item = format!("of {me}").into_bytes();
+        guardian.items.push(&item);
+        wait_final(&all, &item);
+        wait_for("the others to hear that it rests", || {
+            let others = (0..).map(PeerId).zip(&guardians);
+            others
+                .filter(|(other, _)| *other != me)
+                .all(|(_, other)| other.received.rests.lock().contains(&me))
+        });
+    }
+}
+
+#[test]
+fn nobody_makes_rounds_for_a_lease_that_was_taken_back() {
+    let (_federation, guardians, hostile) = three_and_a_hostile_one();
+    let say = |message: PeerMessage| {
+        let _entered = hostile.runtime.enter();
+        hostile.p2p.broadcast(&message);
+    };
+    let fresh = |guardian: &Guardian| guardian.ordering.context().leases.any_fresh(|_| true);
+    let mut rests = vec![];
+    for _ in 0..20 {
+        wait_for("idleness", || !guardians.iter().any(fresh));
+        say(PeerMessage::Wake { session: 1 });
+        wait_for("a lease", || guardians.iter().any(fresh));
+        let started = Instant::now();
+        say(PeerMessage::Rest { session: 1 });
+        wait_for("rest", || !guardians.iter().any(fresh));
+        rests.push(started.elapsed());
+    }
+    rests.sort();
+    println!(
+        "rest after {:?}, of a lease for {:?}",
+        rests[10],
+        wake::LEASE
+    );
+    assert!(rests[10] < wake::LEASE / 2, "{rests:?}");
 }
 
 #[test]
@@ -568,6 +634,65 @@ fn guardians_whose_epochs_pile_up_make_no_units_until_they_are_processed() {
     wait_final(&all, b"first");
     wait_final(&all, b"second");
     assert_equal_epochs(&all);
+}
+
+#[test]
+fn a_guardian_whose_epochs_pile_up_says_nothing_while_the_others_go_on() {
+    let federation = Federation::new(SessionLimits::default());
+    let guardians = federation.start_all();
+    let (slow, others) = guardians.split_last().unwrap();
+    let others: Vec<&Guardian> = others.iter().collect();
+    slow.stalled.store(true, Memory::Relaxed);
+    let mut number = 0;
+    let mut order_another = || {
+        let item = format!("item {number}").into_bytes();
+        others[number % 3].items.push(&item);
+        wait_final(&others, &item);
+        number += 1;
+    };
+    while slow.ordering.backlog() <= MAX_BACKLOG {
+        order_another();
+    }
+    slow.items.push(b"of the slow one");
+    for _ in 0..20 {
+        order_another();
+    }
+    assert!(!others.iter().any(|other| other.has(b"of the slow one")));
+    slow.stalled.store(false, Memory::Relaxed);
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    wait_final(&all, b"of the slow one");
+    assert_equal_epochs(&all);
+    assert_healthy(&all);
+}
+
+#[test]
+fn units_are_made_again_as_soon_as_few_enough_epochs_wait() {
+    let federation = Federation::new(SessionLimits::default());
+    // The others are not there: nobody else rings its bell.
+    let guardian = federation.start(0);
+    let context = guardian.ordering.context();
+    let (delivered, deliveries) = mpsc::unbounded_channel();
+    let (epochs, mut taken) = mpsc::channel(1);
+    context.backlog.store(MAX_BACKLOG + 2, Memory::Relaxed);
+    let forwards = forward(context.clone(), deliveries, epochs);
+    guardian.runtime.as_ref().unwrap().spawn(forwards);
+    for (left, rings) in [(MAX_BACKLOG + 1, false), (MAX_BACKLOG, true)] {
+        let mut bell = Box::pin(context.bell.notified());
+        bell.as_mut().enable();
+        let epoch = Epoch {
+            session: 1,
+            index: 0,
+            units: vec![],
+        };
+        delivered.send(epoch).unwrap();
+        taken.blocking_recv().unwrap();
+        wait_for("one epoch less", || guardian.ordering.backlog() == left);
+        assert_eq!(context.is_behind(), !rings);
+        match rings {
+            true => wait_for("the bell", || bell.as_mut().now_or_never().is_some()),
+            false => assert!(bell.as_mut().now_or_never().is_none()),
+        }
+    }
 }
 
 #[test]

@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use borsh::BorshDeserialize;
 use modmint_core::Hash32;
+use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::*;
+use crate::metrics::Peers;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -388,6 +390,14 @@ async fn a_guardian_that_is_dropped_is_named_and_may_come_back() {
         0,
         "the other did nothing"
     );
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Peers(one.clone())));
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for (peer, times) in [(0, 0), (2, 1)] {
+        let line = format!("p2p_drops_total{{peer=\"{peer}\"}} {times}\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
     one.broadcast(&wake(3));
     assert_eq!(receive(&mut two_in.ordering).await, (PeerId(1), wake(3)));
 }

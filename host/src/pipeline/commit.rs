@@ -94,6 +94,7 @@ impl Pipeline {
             own_items,
             left_over,
             decided,
+            convicted,
             ended,
         } = ordered;
         let staged = self.database.stage(changes)?;
@@ -125,6 +126,7 @@ impl Pipeline {
             self.database.prune(reached.session)?;
         }
         self.metrics.count(decided);
+        self.metrics.convicted(&convicted);
         self.messages.remember(transactions);
         self.show(&reached, worth_writing)?;
         *progress = reached;

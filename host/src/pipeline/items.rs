@@ -287,7 +287,7 @@ impl Items {
             self.check_fuel(before)?;
         }
         let surplus = flows.surplus()?;
-        self.check_base_fee(transaction, self.check_fuel(before)?, surplus)?;
+        self.check_base_fee(transaction, surplus)?;
         state::add_surplus(&mut self.state.lock(), surplus)?;
         for (instance, gain) in flows.gains {
             self.settle(instance, gain)?;
@@ -295,22 +295,17 @@ impl Items {
         Ok(())
     }
 
-    fn check_base_fee(
-        &self,
-        transaction: &Transaction,
-        fuel: u64,
-        surplus: u128,
-    ) -> Result<(), Failure> {
+    fn check_base_fee(&self, transaction: &Transaction, surplus: u128) -> Result<(), Failure> {
         let base_fee = self.federation.config.base_fee;
         if base_fee == BaseFee::default() {
             return Ok(());
         }
         let bytes = transaction.encode().len();
-        let asked = base_fee.of(bytes, fuel);
+        let asked = base_fee.of(bytes);
         if surplus < u128::from(asked.msat()) {
             let message = format!(
-                "the base fee of a transaction of {bytes} bytes that takes {fuel} fuel is {} msat, \
-                 inputs leave {surplus} msat",
+                "the base fee of a transaction of {bytes} bytes is {} msat, inputs leave \
+                 {surplus} msat",
                 asked.msat()
             );
             return Err(Rejection::new("fee-too-low", message).into());

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use modmint_core::PeerId;
 use prometheus_client::{
     metrics::{
         counter::Counter,
@@ -19,21 +20,26 @@ type Seconds = Counter<f64, AtomicU64>;
 pub(super) struct Metrics {
     epochs: Counter,
     transactions: Family<[(&'static str, &'static str); 1], Counter>,
+    convictions: Family<[(&'static str, u16); 1], Counter>,
     processing: Histogram,
     in_modules: Seconds,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    pub(super) fn new(guardians: impl Iterator<Item = PeerId>) -> Self {
         let metrics = Self {
             epochs: Counter::default(),
             transactions: Family::default(),
+            convictions: Family::default(),
             // From 0.1 ms to 1.6 s.
             processing: Histogram::new(exponential_buckets(0.0001, 2.0, 15)),
             in_modules: Seconds::default(),
         };
         // So that they are there, at zero.
         metrics.count((0, 0));
+        for guardian in guardians {
+            metrics.convictions_of(guardian);
+        }
         metrics
     }
 }
@@ -65,6 +71,11 @@ impl Metrics {
             "Transactions decided by consensus",
             self.transactions.clone(),
         );
+        registry.register(
+            "convictions",
+            "Times that a guardian was convicted for what it proposed",
+            self.convictions.clone(),
+        );
         registry.register_with_unit(
             "epoch_processing",
             "Time from an epoch's arrival at the consensus thread to its commit; epochs that are committed together count once",
@@ -85,6 +96,18 @@ impl Metrics {
             let label = [("decision", decision)];
             self.transactions.get_or_create(&label).inc_by(count);
         }
+    }
+
+    /// These guardians have been convicted.
+    pub(super) fn convicted(&self, guardians: &[PeerId]) {
+        for guardian in guardians {
+            self.convictions_of(*guardian).inc();
+        }
+    }
+
+    fn convictions_of(&self, guardian: PeerId) -> Counter {
+        self.convictions
+            .get_or_create_owned(&[("peer", guardian.0)])
     }
 
     /// So many epochs have been processed since the watch was started.

@@ -382,6 +382,7 @@ impl Pipeline {
                 module_registry: commit::module_registry(&federation.config),
                 runtime_hash: parts.runtime_hash,
             },
+            metrics: Metrics::new(federation.config.peer_ids()),
             federation,
             ahead,
             progress: Mutex::new(progress),
@@ -395,7 +396,6 @@ impl Pipeline {
             last_chain_change: Mutex::default(),
             own_time: AtomicU64::default(),
             last_audit: Mutex::default(),
-            metrics: Metrics::default(),
         };
         pipeline.wake_modules(&all);
         Ok(Arc::new(pipeline))

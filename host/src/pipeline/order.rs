@@ -69,6 +69,8 @@ pub(super) struct Ordered {
     pub left_over: Vec<[u8; 32]>,
     /// How many transactions have been accepted, and refused.
     pub decided: (u64, u64),
+    /// Guardians that have been convicted.
+    pub convicted: Vec<PeerId>,
     /// Whether the session ends behind the last epoch.
     pub ended: bool,
 }
@@ -85,6 +87,7 @@ pub(super) struct OrderedRun {
     own_items: Vec<[u8; 32]>,
     left_over: Vec<[u8; 32]>,
     decided: (u64, u64),
+    convicted: Vec<PeerId>,
 }
 
 /// Kinds of votes that a unit has cast: one of each counts.
@@ -133,6 +136,7 @@ impl OrderedRun {
             own_items: Vec::new(),
             left_over: Vec::new(),
             decided: (0, 0),
+            convicted: Vec::new(),
         }
     }
 
@@ -147,6 +151,7 @@ impl OrderedRun {
             own_items: self.own_items,
             left_over: self.left_over,
             decided: self.decided,
+            convicted: self.convicted,
             ended,
         }
     }
@@ -288,6 +293,7 @@ impl OrderedRun {
         };
         if convicted.map_err(Stop::Storage)?.is_none() {
             let session = self.progress.session;
+            self.convicted.push(peer);
             tracing::error!(%peer, session, epoch, %fault, "a guardian is convicted: its transactions are ignored until the session ends");
         }
         Ok(())

@@ -26,6 +26,7 @@ use modmint_runtime::{
     Answer, Approval, CallError, ChainOutPoint, Check, Endpoint, Host, InputEffect, OutputEffect,
     OwnChain, Trap, Wake,
 };
+use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -793,7 +794,6 @@ fn a_transaction_pays_the_base_fee_and_a_refusal_says_what_it_is() {
     let config = Arc::make_mut(&mut guardian.config);
     config.base_fee = BaseFee {
         msat_per_kilobyte: 10_000,
-        msat_per_million_fuel: 1_000_000,
     };
     guardian.pipeline = None;
     guardian.folder = tempfile::tempdir().unwrap();
@@ -810,9 +810,7 @@ fn a_transaction_pays_the_base_fee_and_a_refusal_says_what_it_is() {
         guardian.transaction(NOW + 600, inputs, vec![(COINS, coin(msat))])
     };
     let bytes = claim(100_000).encode().len() as u64;
-    // An input with its signature, and an output.
-    let fuel = 2 * FUEL + 80_000;
-    let asked = (bytes * 10_000 / 1000) + fuel;
+    let asked = bytes * 10_000 / 1000;
     let stingy = claim(100_000 - asked + 1);
     let refused = guardian.get().submit(&stingy.encode()).unwrap_err();
     assert_eq!(refused.code(), "fee-too-low");
@@ -864,6 +862,14 @@ fn who_proposes_what_cannot_be_right_is_convicted_until_the_session_ends() {
     let status = guardian.get().status();
     assert_eq!(status.convicted[0].epoch, 3);
     assert!(status.problems[0].contains("guardian 2 is convicted"));
+    let mut registry = Registry::default();
+    guardian.get().register_metrics(&mut registry);
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for (peer, times) in [(0, 0), (1, 0), (2, 1), (3, 0)] {
+        let line = format!("convictions_total{{peer=\"{peer}\"}} {times}\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
     // It is so after a restart, whatever else it sends still counts, and others
     // propose the transaction.
     guardian.restart();
