@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use crate::common::lightning::{
@@ -192,6 +193,58 @@ async fn federations_swap_operators_leave_and_a_dead_gateway_keeps_nothing() {
     swaps_across_federations(&world).await;
     the_operator_leaves_nothing_by_mistake(&world, &id).await;
     a_gateway_that_dies_keeps_nothing(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federation_that_stood_still_sells_its_gateway_nothing() {
+    let world = World::new().await;
+    let World {
+        gateway,
+        peer,
+        user,
+        federation,
+    } = &world;
+    let id = federation_id(&federation.guardians[0]).await.to_string();
+    let (waiting, invoice) = invoiced(user, "5000sat").await;
+    drop(waiting);
+    let (waiting, other) = invoiced(user, "5000sat").await;
+    drop(waiting);
+    // A purchase, so that the gateway's wallet has heard of the federation just now and
+    // hands in the next one.
+    peer.pay(&other).await.expect("it arrives");
+    let before = ecash(gateway, &id).await.expect("it says");
+    for guardian in &federation.guardians[2..] {
+        guardian.kill();
+    }
+    peer.begin_pay(&invoice).await.expect("there is a way");
+    until("the purchase to wait for the others", || async {
+        let metrics = federation.guardians[0].metrics().await.expect("metrics");
+        metrics.contains("modmint_pending_transactions 1")
+    })
+    .await;
+    // Longer than a purchase may wait, by guardians' clocks; the node could hold it on.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    federation.start(2).expect("it starts");
+    federation.start(3).expect("it starts");
+    federation.all_ready().await.expect("they go on");
+    // Agreed time is in minutes, and moves when they are over.
+    let back = modmint::wait_for(
+        "the payment to go back",
+        Duration::from_secs(240),
+        || async {
+            anyhow::ensure!(last(gateway).await["state"] == "failed");
+            Ok(())
+        },
+    );
+    back.await.expect("it goes back");
+    assert_eq!(ecash(gateway, &id).await.expect("it says"), before);
+    // It was nobody's fault: the next one arrives.
+    let had = balance(user).await;
+    let (waiting, invoice) = invoiced(user, "5000sat").await;
+    peer.begin_pay(&invoice).await.expect("there is a way");
+    let received = waiting.end().await.expect("it ends").succeeded();
+    received.expect("it is there");
+    assert!(balance(user).await > had);
 }
 
 async fn swaps_across_federations(world: &World) {

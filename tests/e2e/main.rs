@@ -5,6 +5,7 @@
 //! tests that wait run beside each other. `cargo test --test e2e lightning` runs some.
 
 mod alone;
+mod base_fee;
 mod behind;
 mod bench;
 mod common;
@@ -23,6 +24,7 @@ mod manners;
 mod module_kit;
 mod native_and_component;
 mod power_cut;
+mod random_money;
 mod rest;
 mod rest_schema;
 mod restore;

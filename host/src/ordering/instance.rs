@@ -53,6 +53,11 @@ const MUTED_AFTER: Duration = Duration::from_secs(10);
 /// AlephBFT orders a unit at once when it has been read back from the log, but does
 /// not say so.
 const ORDERED_AFTER: Duration = Duration::from_millis(50);
+/// How long ago a unit's parents may have come for it to carry anything. A guardian whose
+/// peers have gone since could make one more unit, which would be ordered when they are
+/// back, in an epoch whose agreed time is of before. A unit that is empty instead asks for
+/// signs of life: the next one has parents only if a threshold is there.
+const RESTED: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RESTART: Duration = Duration::from_millis(500);
 const LAST_RESTART: Duration = Duration::from_secs(60);
@@ -681,12 +686,16 @@ impl Shared {
         }
     }
 
-    /// What the next unit is to carry, if it is to be made now.
-    fn next_payload(&self) -> Option<Option<Payload>> {
+    /// What the next unit is to carry, if it is to be made now; its parents were there
+    /// `rested` ago.
+    fn next_payload(&self, rested: Duration) -> Option<Option<Payload>> {
         let mode = self.delivery.lock().mode;
         if mode == Mode::Running {
             if self.context.is_behind() {
                 return None;
+            }
+            if rested >= RESTED && self.context.payloads.has_work() {
+                return Some(None);
             }
             if let Some(payload) = self.context.payloads.take(self.session, MAX_PAYLOAD_BYTES) {
                 if payload.len() <= MAX_PAYLOAD_BYTES {
@@ -741,6 +750,7 @@ impl DataProvider for Payloads {
 
     async fn get_data(&mut self) -> Option<Payload> {
         let shared = &self.0;
+        let begun = Instant::now();
         shared.units.lock().asked = true;
         if !shared.may_make_another() {
             return std::future::pending().await;
@@ -749,7 +759,7 @@ impl DataProvider for Payloads {
             let bell = shared.context.bell.notified();
             tokio::pin!(bell);
             bell.as_mut().enable();
-            if let Some(payload) = shared.next_payload() {
+            if let Some(payload) = shared.next_payload(begun.elapsed()) {
                 return payload;
             }
             bell.await;

@@ -4,16 +4,14 @@
 //! The chain's side is read from bitcoind's blocks, and nothing of it from the module
 //! whose outputs it is held against.
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     time::{Duration, Instant},
 };
 
+use crate::common::Fixture;
 use anyhow::{Context, Result, ensure};
-use common::Fixture;
 use futures::future::try_join_all;
 use modmint::{
     federation::Options,

@@ -1,8 +1,6 @@
 //! A federation that asks a base fee: wallets pay it without being told.
 
-mod common;
-
-use common::Fixture;
+use crate::common::Fixture;
 use modmint::{
     federation::Options,
     tour::{balanced, receive, send, withdraw},
