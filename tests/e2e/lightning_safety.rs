@@ -210,19 +210,23 @@ async fn a_federation_that_stood_still_sells_its_gateway_nothing() {
     let (waiting, other) = invoiced(user, "5000sat").await;
     drop(waiting);
     // A purchase, so that the gateway's wallet has heard of the federation just now and
-    // hands in the next one.
+    // hands in the next one: for ten seconds it does not ask again.
+    tokio::time::sleep(Duration::from_secs(11)).await;
     peer.pay(&other).await.expect("it arrives");
     let before = ecash(gateway, &id).await.expect("it says");
     for guardian in &federation.guardians[2..] {
         guardian.kill();
     }
+    // Until the guardians that are left know no more than that nobody says anything.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     peer.begin_pay(&invoice).await.expect("there is a way");
     until("the purchase to wait for the others", || async {
         let metrics = federation.guardians[0].metrics().await.expect("metrics");
         metrics.contains("modmint_pending_transactions 1")
     })
     .await;
-    // Longer than a purchase may wait, by guardians' clocks; the node could hold it on.
+    // The node gives the payment back, and a purchase may not wait for so long.
+    federation.bitcoind.mine(40).await.expect("blocks");
     tokio::time::sleep(Duration::from_secs(61)).await;
     federation.start(2).expect("it starts");
     federation.start(3).expect("it starts");
@@ -239,6 +243,7 @@ async fn a_federation_that_stood_still_sells_its_gateway_nothing() {
     back.await.expect("it goes back");
     assert_eq!(ecash(gateway, &id).await.expect("it says"), before);
     // It was nobody's fault: the next one arrives.
+    lightning::usable(gateway, peer).await.expect("a channel");
     let had = balance(user).await;
     let (waiting, invoice) = invoiced(user, "5000sat").await;
     peer.begin_pay(&invoice).await.expect("there is a way");
