@@ -2,7 +2,7 @@
 //! compiling the standard modules takes each guardian and each wallet seconds.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, DirEntry},
     io,
     os::unix::fs::DirBuilderExt,
     path::Path,
@@ -41,13 +41,21 @@ pub async fn compile(bundles: Vec<Vec<u8>>) -> Result<()> {
 
 fn remove_old(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if age > KEPT {
-            fs::remove_file(entry.path())?;
+        match remove_if_old(&entry?) {
+            // Another process has renamed or removed it meanwhile.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
     Ok(())
+}
+
+fn remove_if_old(entry: &DirEntry) -> io::Result<()> {
+    let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+    match age > KEPT {
+        true => fs::remove_file(entry.path()),
+        false => Ok(()),
+    }
 }
 
 /// Gives the folder of a guardian or a wallet, made if it is not there, a copy of what
