@@ -95,7 +95,7 @@ impl Default for SessionLimits {
 }
 
 /// What every transaction pays to the federation, beside the modules' fees: for what
-/// it costs all guardians to order, keep and run it.
+/// it costs all guardians to order and keep it.
 #[derive(
     Clone,
     Copy,
@@ -108,6 +108,7 @@ impl Default for SessionLimits {
     Serialize,
     Deserialize,
 )]
+#[serde(deny_unknown_fields)]
 pub struct BaseFee {
     /// Millisatoshi for 1000 bytes of the encoded transaction.
     pub msat_per_kilobyte: u64,
@@ -134,6 +135,7 @@ pub struct BlockId {
 
 /// A module that the federation begins with.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PlannedModule {
     /// The bundle's kind.
     pub kind: String,
@@ -146,6 +148,7 @@ pub struct PlannedModule {
 /// What guardians agree upon before the ceremony; everyone must hold the same.
 /// Instances are numbered in the order of `modules`.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FoundingPlan {
     /// The federation's name, at most 64 bytes.
     pub name: String,
@@ -395,6 +398,13 @@ impl FromStr for Invite {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_price_that_is_none_of_this_version_is_refused_and_not_passed_over() {
+        let plan = r#"{ "msat_per_kilobyte": 1, "msat_per_million_fuel": 1 }"#;
+        let error = serde_json::from_str::<BaseFee>(plan).expect_err("fuel has no price");
+        assert!(error.to_string().contains("unknown field"), "{error}");
+    }
 
     #[test]
     fn the_base_fee_is_rounded_up_and_never_overflows() {

@@ -668,8 +668,6 @@ struct Completed {
     federation_fee: Amount,
     /// What inputs leave, fees considered, for the base fee.
     surplus: Amount,
-    /// How long the transaction will be.
-    bytes: usize,
 }
 
 /// One operation between two writes.
@@ -903,7 +901,7 @@ impl Step<'_> {
                 Ok(completed) => completed,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            let asked = base_fee.of(completed.bytes);
+            let asked = base_fee.of(bytes(plan, &completed.completion));
             if completed.surplus >= asked {
                 return Ok(Ok(completed));
             }
@@ -1209,7 +1207,6 @@ fn evaluate(
         net_msat,
         federation_fee: all_in.checked_sub(all_out).unwrap_or_default(),
         surplus,
-        bytes: bytes(plan, &completion),
         completion,
     })
 }

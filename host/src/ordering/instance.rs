@@ -57,7 +57,7 @@ const ORDERED_AFTER: Duration = Duration::from_millis(50);
 /// peers have gone since could make one more unit, which would be ordered when they are
 /// back, in an epoch whose agreed time is of before. A unit that is empty instead asks for
 /// signs of life: the next one has parents only if a threshold is there.
-const RESTED: Duration = Duration::from_secs(2);
+pub(super) const RESTED: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RESTART: Duration = Duration::from_millis(500);
 const LAST_RESTART: Duration = Duration::from_secs(60);

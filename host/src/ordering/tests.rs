@@ -461,6 +461,24 @@ fn who_has_no_work_left_takes_its_lease_back() {
 }
 
 #[test]
+fn what_comes_while_too_few_guardians_are_there_lies_in_no_unit() {
+    let federation = Federation::new(SessionLimits::default());
+    let mut guardians = federation.start_all();
+    guardians[0].items.push(b"first");
+    wait_final(&guardians.iter().collect::<Vec<_>>(), b"first");
+    // At rest all have the next unit's parents.
+    std::thread::sleep(instance::RESTED);
+    for guardian in guardians.drain(2..) {
+        guardian.kill();
+    }
+    guardians[0].items.push(b"late");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(guardians[0].items.taken.lock().is_empty());
+    guardians.extend([2, 3].map(|me| federation.start(me)));
+    wait_final(&guardians.iter().collect::<Vec<_>>(), b"late");
+}
+
+#[test]
 fn nobody_makes_rounds_for_a_lease_that_was_taken_back() {
     let (_federation, guardians, hostile) = three_and_a_hostile_one();
     let say = |message: PeerMessage| {
