@@ -179,7 +179,8 @@ impl Game {
     }
 
     async fn send(&mut self, random: &mut StdRng) -> &'static str {
-        let satoshi = random.gen_range(1..20_000);
+        // More than the base fee of taking it in.
+        let satoshi = random.gen_range(200..20_000);
         let Some(who) = self.rich(random, FEES + satoshi * 1000) else {
             return "nothing to send";
         };

@@ -14,7 +14,7 @@ use aleph_bft::{
 };
 use async_trait::async_trait;
 use futures::{FutureExt, channel::oneshot, io::Cursor};
-use modmint_core::{PeerId, config::SessionLimits, consensus, max_faulty};
+use modmint_core::{PeerId, config::SessionLimits, consensus, max_faulty, threshold};
 use parity_scale_codec::{Decode as _, DecodeAll, Encode};
 use parking_lot::Mutex;
 use tokio::{
@@ -53,10 +53,9 @@ const MUTED_AFTER: Duration = Duration::from_secs(10);
 /// AlephBFT orders a unit at once when it has been read back from the log, but does
 /// not say so.
 const ORDERED_AFTER: Duration = Duration::from_millis(50);
-/// How long ago a unit's parents may have come for it to carry anything. A guardian whose
-/// peers have gone since could make one more unit, which would be ordered when they are
-/// back, in an epoch whose agreed time is of before. A unit that is empty instead asks for
-/// signs of life: the next one has parents only if a threshold is there.
+/// Who has made no unit for so long makes empty ones until a threshold has been heard. Its
+/// peers may have gone, and what it has of them may be enough for another unit or two,
+/// which would be ordered when they are back, in an epoch whose agreed time is of before.
 pub(super) const RESTED: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RESTART: Duration = Duration::from_millis(500);
@@ -119,6 +118,10 @@ struct Delivery {
 struct Units {
     /// Each guardian's newest one: its round, and the message that carries it.
     tops: HashMap<u64, (u16, Vec<u8>)>,
+    /// When each guardian's newest one came that was not read from the log.
+    heard: HashMap<u64, Instant>,
+    /// The end of the latest rest, until a threshold has been heard since.
+    rested: Option<Instant>,
     /// Those with payloads that are not final.
     undecided: BTreeSet<Coord>,
     progress: Instant,
@@ -386,6 +389,8 @@ impl Shared {
             }),
             units: Mutex::new(Units {
                 tops: HashMap::new(),
+                heard: HashMap::new(),
+                rested: Some(now),
                 undecided: BTreeSet::new(),
                 progress: now,
                 own_progress: now,
@@ -585,6 +590,8 @@ impl Shared {
         if units.unread > 0 {
             units.unread -= 1;
             units.last_read = now;
+        } else {
+            units.heard.insert(creator, now);
         }
         if creator == self.me() {
             units.own_progress = now;
@@ -686,7 +693,27 @@ impl Shared {
         }
     }
 
-    /// What the next unit is to carry, if it is to be made now; its parents were there
+    /// Whether a threshold is there, as far as this guardian knows; it has waited for
+    /// `rested` to make its next unit.
+    fn is_in_touch(&self, rested: Duration) -> bool {
+        let mut units = self.units.lock();
+        if rested >= RESTED {
+            units.rested = Some(Instant::now());
+        }
+        let Some(since) = units.rested else {
+            return true;
+        };
+        let me = self.me();
+        let heard = |(creator, at): &(&u64, &Instant)| **creator != me && **at >= since;
+        let heard = units.heard.iter().filter(heard).count();
+        let is_in_touch = heard + 1 >= threshold(self.context.keys.count());
+        if is_in_touch {
+            units.rested = None;
+        }
+        is_in_touch
+    }
+
+    /// What the next unit is to carry, if it is to be made now; it could have been made
     /// `rested` ago.
     fn next_payload(&self, rested: Duration) -> Option<Option<Payload>> {
         let mode = self.delivery.lock().mode;
@@ -694,7 +721,7 @@ impl Shared {
             if self.context.is_behind() {
                 return None;
             }
-            if rested >= RESTED && self.context.payloads.has_work() {
+            if !self.is_in_touch(rested) && self.context.payloads.has_work() {
                 return Some(None);
             }
             if let Some(payload) = self.context.payloads.take(self.session, MAX_PAYLOAD_BYTES) {

@@ -293,6 +293,46 @@ fn notes_of_another_federation_or_of_nobody_are_refused() {
     assert_eq!(receive(&mut bob, "hello").unwrap_err().code, "bad-notes");
 }
 
+/// Many small notes, which a payment exchanges for larger ones on its way.
+fn crowd(federation: &Federation, alice: &mut Wallet, bob: &mut Wallet) {
+    deposit(federation, alice, 100_000);
+    for _ in 0..14 {
+        let (_, notes) = send(alice, 1024);
+        receive(bob, &notes).unwrap();
+    }
+}
+
+#[test]
+fn notes_that_are_taken_in_bind_none_of_ours() {
+    let federation = federation(4);
+    let mut alice = Wallet::new(&federation, "alice");
+    let mut bob = Wallet::new(&federation, "bob");
+    crowd(&federation, &mut alice, &mut bob);
+    let (_, notes) = send(&mut alice, 8);
+    let before = bob.balance();
+    let arguments = Receive { notes };
+    bob.start(MINT, "receive", arguments.arguments()).unwrap();
+    assert_eq!(bob.balance(), before);
+    let transaction = Transaction::decode(&bob.pending()[0]).unwrap();
+    assert_eq!(transaction.body.inputs.len(), 1);
+    bob.run();
+    assert_eq!(bob.balance(), before + 8);
+}
+
+#[test]
+fn a_payment_exchanges_notes_of_which_there_are_many() {
+    let federation = federation(4);
+    let mut alice = Wallet::new(&federation, "alice");
+    let mut bob = Wallet::new(&federation, "bob");
+    crowd(&federation, &mut alice, &mut bob);
+    let amount = bob.balance() - 1;
+    bob.start(MINT, "send", send_arguments(1)).unwrap();
+    let transaction = Transaction::decode(&bob.pending()[0]).unwrap();
+    assert!(transaction.body.inputs.len() > 5);
+    bob.run();
+    assert_eq!(bob.balance(), amount);
+}
+
 /// An amount that this wallet's notes cannot pay exactly.
 fn inexact(federation: &Federation, wallet: &mut Wallet) -> u64 {
     deposit(federation, wallet, 1000);
@@ -520,11 +560,7 @@ fn a_large_note_is_split_and_many_small_ones_are_consolidated() {
     let federation = federation(4);
     let mut alice = Wallet::new(&federation, "alice");
     let mut bob = Wallet::new(&federation, "bob");
-    deposit(&federation, &mut alice, 100_000);
-    for _ in 0..14 {
-        let (_, notes) = send(&mut alice, 1024);
-        receive(&mut bob, &notes).unwrap();
-    }
+    crowd(&federation, &mut alice, &mut bob);
     assert_eq!(bob.balance(), 14 * 1024);
     let before = alice.balance();
     let consolidate = perform(&mut bob, MINT, "consolidate", Consolidate {}.arguments());
