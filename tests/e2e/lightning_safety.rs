@@ -195,9 +195,53 @@ async fn federations_swap_operators_leave_and_a_dead_gateway_keeps_nothing() {
     a_gateway_that_dies_keeps_nothing(&world).await;
 }
 
+/// Nobody can be asked, and the node is about to give the payment back.
+async fn what_is_held_for_too_long_is_not_bought(world: &World) {
+    let World {
+        gateway,
+        peer,
+        user,
+        federation,
+    } = world;
+    let id = federation_id(&federation.guardians[0]).await.to_string();
+    let (waiting, invoice) = invoiced(user, "5000sat").await;
+    drop(waiting);
+    let before = ecash(gateway, &id).await.expect("it says");
+    for guardian in &federation.guardians {
+        guardian.kill();
+    }
+    peer.begin_pay(&invoice).await.expect("there is a way");
+    let held = modmint::wait_for("a held payment", Duration::from_secs(30), || async {
+        let line = last(gateway).await;
+        let deadline = line["deadline"].as_u64();
+        anyhow::Context::with_context(deadline, || format!("{line}"))
+    });
+    let deadline = held.await.expect("it is held");
+    let tip = u64::from(federation.bitcoind.tip().await.expect("a tip").height);
+    let blocks = u32::try_from(deadline - 1 - tip).expect("few blocks");
+    federation.bitcoind.mine(blocks).await.expect("blocks");
+    let back = modmint::wait_for("it to go back", Duration::from_secs(60), || async {
+        let line = last(gateway).await;
+        anyhow::ensure!(line["state"] == "failed", "{line}");
+        Ok(line["reason"].as_str().unwrap_or_default().to_owned())
+    });
+    let reason = back.await.expect("it goes back");
+    assert!(
+        reason.contains(&format!("too near to {deadline}")),
+        "{reason}"
+    );
+    for index in 0..federation.guardians.len() {
+        federation.start(index).expect("it starts");
+    }
+    federation.all_ready().await.expect("they go on");
+    assert_eq!(ecash(gateway, &id).await.expect("it says"), before);
+    lightning::usable(gateway, peer).await.expect("a channel");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_federation_that_stood_still_sells_its_gateway_nothing() {
     let world = World::new().await;
+    what_is_held_for_too_long_is_not_bought(&world).await;
     let World {
         gateway,
         peer,

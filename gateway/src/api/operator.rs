@@ -443,6 +443,7 @@ fn line(logged: &Logged) -> LoggedPayment {
                 invoice: row.invoice.clone(),
                 preimage,
                 reason,
+                deadline: None,
             }
         }
         Logged::Incoming(hash, row) => {
@@ -454,6 +455,12 @@ fn line(logged: &Logged) -> LoggedPayment {
                     ("failed", None, Some(reason.clone()))
                 }
                 _ => ("pending", None, None),
+            };
+            let deadline = match row.state {
+                IncomingState::Held { deadline, .. }
+                | IncomingState::Swap { deadline, .. }
+                | IncomingState::Settling { deadline, .. } => Some(deadline),
+                _ => None,
             };
             let earned = match state {
                 "paid" => signed(row.amount_msat) - signed(row.contract_msat),
@@ -475,6 +482,7 @@ fn line(logged: &Logged) -> LoggedPayment {
                 invoice: row.invoice.clone(),
                 preimage,
                 reason,
+                deadline,
             }
         }
     }

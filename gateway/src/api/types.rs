@@ -307,6 +307,8 @@ pub struct LoggedPayment {
     pub preimage: Option<Hash32>,
     /// Why it failed.
     pub reason: Option<String>,
+    /// While a payment in is pending: the block at which it goes back by itself.
+    pub deadline: Option<u32>,
 }
 
 /// A page of the payment log, newest first.

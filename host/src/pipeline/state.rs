@@ -233,15 +233,18 @@ pub(super) fn decide(state: &mut Overlay, txid: &TxId, expires: u64, decision: &
 /// Forgets at most `limit` of the decisions that have been kept long enough.
 pub(super) fn forget_decisions(state: &mut Overlay, now: u64, limit: usize) -> Result<()> {
     let prefix = key("forget", &[]);
-    for (entry, _) in state.scan(Table::Host, &prefix, None, limit, ANY_BYTES)? {
-        let (forget, txid) = entry[prefix.len()..]
-            .split_first_chunk::<8>()
-            .ok_or_else(|| StorageError::Corrupt("forget/".into()))?;
-        if u64::from_be_bytes(*forget) > now {
-            break;
+    // Mostly not even the oldest is due.
+    for at_once in [1, limit] {
+        for (entry, _) in state.scan(Table::Host, &prefix, None, at_once, ANY_BYTES)? {
+            let (forget, txid) = entry[prefix.len()..]
+                .split_first_chunk::<8>()
+                .ok_or_else(|| StorageError::Corrupt("forget/".into()))?;
+            if u64::from_be_bytes(*forget) > now {
+                return Ok(());
+            }
+            state.delete(Table::Host, &key("decided", &[txid]));
+            state.delete(Table::Host, &entry);
         }
-        state.delete(Table::Host, &key("decided", &[txid]));
-        state.delete(Table::Host, &entry);
     }
     Ok(())
 }
