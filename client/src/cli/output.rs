@@ -403,4 +403,45 @@ mod tests {
             assert!(!describe(&view(&details)).contains(INK[0]), "{details}");
         }
     }
+
+    /// What a camera sees of it: black ink on white, some dots for each half of a
+    /// character.
+    fn photograph(drawn: &str) -> (usize, usize, Vec<u8>) {
+        const DOTS: usize = 4;
+        let line = |line: &str| {
+            let line = line.replace(INK[0], "").replace(INK[1], "");
+            let halves = |c| match c {
+                ' ' => [255, 255],
+                '\u{2580}' => [0, 255],
+                '\u{2584}' => [255, 0],
+                '\u{2588}' => [0, 0],
+                c => panic!("{c:?} is no half of a block"),
+            };
+            let halves: Vec<[u8; 2]> = line.chars().map(halves).collect();
+            [0, 1].map(|half| {
+                let dots = halves.iter().flat_map(|both| [both[half]; DOTS]);
+                dots.collect::<Vec<u8>>()
+            })
+        };
+        let rows: Vec<Vec<u8>> = drawn.lines().flat_map(line).collect();
+        let rows: Vec<&Vec<u8>> = rows.iter().flat_map(|row| [row; DOTS]).collect();
+        let (width, height) = (rows[0].len(), rows.len());
+        (width, height, rows.into_iter().flatten().copied().collect())
+    }
+
+    #[test]
+    fn what_is_drawn_is_read_by_a_camera() {
+        let invoice = format!("LIGHTNING:LNBCRT50U1P{}", "4SYCZ7DQQNP".repeat(35));
+        for text in ["LIGHTNING:LNBC1", "bcrt1qhuy2eavu7z6ap346dw84", &invoice] {
+            let drawn = drawing(&view(&json!({ "scan": text })));
+            let (width, height, seen) = photograph(&drawn);
+            let mut reader = quircs::Quirc::default();
+            let codes: Vec<_> = reader.identify(width, height, &seen).collect();
+            let [Ok(code)] = &codes[..] else {
+                panic!("{} codes are seen in\n{drawn}", codes.len());
+            };
+            let read = code.decode().expect("it is read").payload;
+            assert_eq!(String::from_utf8_lossy(&read), text);
+        }
+    }
 }

@@ -9,11 +9,11 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
     Acceptance, Action, Agreement, Amount, Arguments, Audience, Client, Completion, Ecash,
     EffectDone, EffectResult, Event, PeerOutcomes, Plan, PlannedInput, Quote, Refusal, Rejection,
-    Transition, crypto, federation, object, parameters, wallet,
+    Transition, federation, object, parameters, wallet,
 };
 
 use crate::{
-    Issuance, IssuedQuery, Mint, MintConfig, Notes, Spent, SpentQuery, TextNote, label,
+    Issuance, IssuedQuery, Mint, MintConfig, Notes, Spent, SpentQuery, TextNote,
     notes::{Fresh, Issued, OwnNote, Stock},
     selection::{self, Counts, MOST_INPUTS, MOST_SENT, NONE, TARGET},
     value,
