@@ -35,6 +35,7 @@ impl Health {
             required: true,
             problems,
         };
+        let clock = self.pipeline.clock_problem();
         vec![
             check("peers", self.too_few_connected().into_iter().collect()),
             check("replay", self.replaying().into_iter().collect()),
@@ -45,6 +46,11 @@ impl Health {
             CheckResponse {
                 required: false,
                 ..check("bitcoind", self.chain.problems())
+            },
+            // So much that is handed to it is refused, and others take it.
+            CheckResponse {
+                required: false,
+                ..check("clock", clock.into_iter().collect())
             },
         ]
     }

@@ -14,6 +14,10 @@ use super::{
     waiters::Event,
 };
 
+/// So many seconds this guardian's clock may be from agreed time, which is in whole minutes
+/// and moves once all but f guardians have voted.
+const CLOCK_TOLERANCE: u64 = 300;
+
 impl Pipeline {
     /// Votes anew if clock, chain or fee rate moved, and asks modules what they
     /// want ordered and broadcast, if that may have changed. To be called once a
@@ -39,6 +43,22 @@ impl Pipeline {
     /// must not be accepted when it goes on.
     pub(super) fn time_to_propose(&self, view: &View) -> u64 {
         view.time.max(self.own_time.load(Ordering::Relaxed))
+    }
+
+    /// What is wrong with this guardian's clock, by the time that is agreed.
+    pub fn clock_problem(&self) -> Option<String> {
+        let (agreed, own) = (self.view().time, self.own_time.load(Ordering::Relaxed));
+        let apart = own.abs_diff(agreed);
+        let side = match own > agreed {
+            true => "ahead of",
+            false => "behind",
+        };
+        (own > 0 && agreed > 0 && apart > CLOCK_TOLERANCE).then(|| {
+            format!(
+                "this guardian's clock is {apart} s {side} the time that guardians have agreed \
+                 on; it refuses what is over by either"
+            )
+        })
     }
 
     fn drop_expired(&self, view: &View) {

@@ -234,7 +234,7 @@ pub(super) fn decide(state: &mut Overlay, txid: &TxId, expires: u64, decision: &
 pub(super) fn forget_decisions(state: &mut Overlay, now: u64, limit: usize) -> Result<()> {
     let prefix = key("forget", &[]);
     // Mostly not even the oldest is due.
-    for at_once in [1, limit] {
+    for at_once in [1, limit.saturating_sub(1)] {
         for (entry, _) in state.scan(Table::Host, &prefix, None, at_once, ANY_BYTES)? {
             let (forget, txid) = entry[prefix.len()..]
                 .split_first_chunk::<8>()

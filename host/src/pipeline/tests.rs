@@ -1368,6 +1368,28 @@ fn what_expires_while_the_federation_stands_still_is_not_proposed_afterwards() {
     assert!(guardian.status(&txid).is_final());
 }
 
+#[test]
+fn a_clock_that_is_far_from_agreed_time_is_told() {
+    let guardian = Guardian::new();
+    guardian.get().tick_at(NOW);
+    assert_eq!(
+        guardian.get().clock_problem(),
+        None,
+        "nothing is agreed yet"
+    );
+    guardian.agree_on_time(NOW - NOW % 60);
+    for (now, told) in [
+        (NOW, None),
+        (NOW + 1000, Some("ahead of")),
+        (NOW - 1000, Some("behind")),
+    ] {
+        guardian.get().tick_at(now);
+        let problem = guardian.get().clock_problem();
+        assert_eq!(problem.is_some(), told.is_some(), "{problem:?}");
+        assert!(problem.is_none_or(|problem| problem.contains(told.unwrap())));
+    }
+}
+
 // Waiting.
 
 #[tokio::test]
