@@ -210,6 +210,8 @@ async fn what_is_held_for_too_long_is_not_bought(world: &World) {
     for guardian in &federation.guardians {
         guardian.kill();
     }
+    // The gateway's wallet relies for ten seconds on what it has heard, and would begin.
+    tokio::time::sleep(Duration::from_secs(11)).await;
     peer.begin_pay(&invoice).await.expect("there is a way");
     let held = modmint::wait_for("a held payment", Duration::from_secs(30), || async {
         let line = last(gateway).await;

@@ -467,7 +467,7 @@ fn what_comes_while_too_few_guardians_are_there_lies_in_no_unit() {
     guardians[0].items.push(b"first");
     wait_final(&guardians.iter().collect::<Vec<_>>(), b"first");
     // At rest all have the next unit's parents.
-    std::thread::sleep(instance::RESTED);
+    std::thread::sleep(instance::RESTED * 2);
     for guardian in guardians.drain(2..) {
         guardian.kill();
     }

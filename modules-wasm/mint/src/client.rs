@@ -24,6 +24,8 @@ use crate::{
 const ATTEMPTS: u32 = 5;
 /// A week: notes that nobody has taken by then come back.
 const RECLAIM_SECONDS: u64 = 7 * 24 * 3600;
+/// The effect that tidies up; fetching was the first.
+const TIDY: u32 = 2;
 /// When guardians are asked again that could not be.
 const LATER_SECONDS: u64 = 60;
 
@@ -165,6 +167,11 @@ pub enum State {
         /// Which.
         found: Issued,
     },
+    /// Exchanges notes of which there are many, behind the fetching of others.
+    Tidying {
+        /// Which.
+        notes: Vec<OwnNote>,
+    },
 }
 
 /// The search for a wallet's money.
@@ -248,6 +255,7 @@ impl Client for Mint {
                 attempts,
             } => redeemed(notes, purpose, effect, attempts, outcome),
             State::Exchanging { notes, effect } => exchanged(notes, effect, outcome),
+            State::Tidying { notes } => tidied(notes, &outcome),
             State::Searching { search } => searched(search, outcome),
             State::Sifting { search, found } => sifted(search, found, outcome),
             State::Restoring { search, found } => restored(search, found, &outcome),
@@ -268,24 +276,12 @@ impl Ecash for Mint {
         let fee = note_fee();
         let stock = Stock::load();
         let mut left = stock.counts();
-        let need = outputs.saturating_sub(inputs);
-        let mut chosen = NONE;
-        if need > 0 {
-            chosen = selection::cover(&left, need, fee, MOST_INPUTS)
-                .ok_or_else(|| short(&left, need, fee))?;
-        }
+        let chosen = match outputs.saturating_sub(inputs) {
+            0 => NONE,
+            need => selection::cover(&left, need, fee, MOST_INPUTS)
+                .ok_or_else(|| short(&left, need, fee))?,
+        };
         subtract(&mut left, &chosen);
-        // While exchanging costs nothing, a payment tidies up. What only brings money
-        // is left alone: if that money is spent or was never signed, our notes would be
-        // bound to it until it expires.
-        if need > 0 && fee == 0 {
-            let room = MOST_INPUTS - selection::number(&chosen);
-            let crowd = selection::crowded(&left, room);
-            subtract(&mut left, &crowd);
-            for (count, more) in chosen.iter_mut().zip(crowd) {
-                *count += more;
-            }
-        }
         let spent = stock.take(&chosen);
         let planned: Vec<PlannedInput> = spent.iter().map(|note| note.input(fee)).collect();
         let brought = planned
@@ -371,10 +367,36 @@ fn fetched(issued: Issued, outcome: EffectResult) -> Step {
     match issued.unblind(shares(&outcome)) {
         Some(notes) => {
             Stock::put(&notes);
-            Transition::done(State::Fetching { issued })
+            tidy().unwrap_or_else(|| Transition::done(State::Fetching { issued }))
         }
         None => fetch(issued),
     }
+}
+
+/// While exchanging costs nothing, notes of which there are many become fewer and larger
+/// ones. In a transaction of their own: beside money that comes in they would be bound to
+/// it until it expires if that was spent or was never signed.
+fn tidy() -> Option<Step> {
+    let fee = note_fee();
+    let stock = Stock::load();
+    let mut left = stock.counts();
+    let crowd = selection::crowded(&left, MOST_INPUTS);
+    subtract(&mut left, &crowd);
+    let made = selection::change(&left, selection::brings(&crowd, fee), fee);
+    if fee > 0 || selection::number(&made) >= selection::number(&crowd) {
+        return None;
+    }
+    let notes = stock.take(&crowd);
+    let plan = even(&notes);
+    Some(Transition::to(State::Tidying { notes }).submit(TIDY, plan))
+}
+
+/// Whatever comes of it, the operation that it is behind is over.
+fn tidied(notes: Vec<OwnNote>, outcome: &EffectResult) -> Step {
+    if !matches!(outcome, EffectResult::Accepted(_)) {
+        put_back(&notes, outcome);
+    }
+    Transition::done(State::Tidying { notes })
 }
 
 fn shares(outcome: &EffectResult) -> &[PeerOutcomes] {
@@ -714,13 +736,18 @@ fn consolidate() -> Result<Step, Refusal> {
 }
 
 fn exchange(notes: Vec<OwnNote>, effect: u32) -> Step {
+    let plan = even(&notes);
+    Transition::to(State::Exchanging { notes, effect }).submit(effect, plan)
+}
+
+/// Notes for others of the same worth, which `complete` adds.
+fn even(notes: &[OwnNote]) -> Plan {
     let fee = note_fee();
-    let plan = Plan {
+    Plan {
         inputs: notes.iter().map(|note| note.input(fee)).collect(),
         outputs: Vec::new(),
         confirm: None,
-    };
-    Transition::to(State::Exchanging { notes, effect }).submit(effect, plan)
+    }
 }
 
 fn exchanged(notes: Vec<OwnNote>, effect: u32, outcome: EffectResult) -> Step {

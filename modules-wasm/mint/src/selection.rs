@@ -17,8 +17,8 @@ pub const TARGET: u32 = 3;
 /// The smallest denomination of which it likes to have them: 1,000 msat, and so
 /// every whole number of satoshi, is made of notes of 8 msat and more.
 pub const SMALLEST_TARGETED: u8 = 3;
-/// Above this many of one denomination, notes are exchanged for larger ones while
-/// a transaction is under way.
+/// Above this many of one denomination, notes are exchanged for larger ones behind the
+/// transaction that brought the last of them.
 pub const CROWDED: u32 = 8;
 
 /// The most notes that leave a wallet as one text, or are spent by one plan.
@@ -128,8 +128,8 @@ fn cover_closely(stock: &Counts, need: u64, fee: u64) -> Option<Counts> {
     Some(chosen)
 }
 
-/// Notes to exchange while a transaction is under way: those of crowded
-/// denominations beyond the target, at most `most`.
+/// Notes to exchange for larger ones: those of crowded denominations beyond the target,
+/// at most `most`.
 pub fn crowded(stock: &Counts, most: u32) -> Counts {
     let mut chosen = NONE;
     let mut room = most;

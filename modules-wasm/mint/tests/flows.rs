@@ -293,44 +293,39 @@ fn notes_of_another_federation_or_of_nobody_are_refused() {
     assert_eq!(receive(&mut bob, "hello").unwrap_err().code, "bad-notes");
 }
 
-/// Many small notes, which a payment exchanges for larger ones on its way.
-fn crowd(federation: &Federation, alice: &mut Wallet, bob: &mut Wallet) {
+/// So many small payments from one to the other.
+fn trickle(federation: &Federation, alice: &mut Wallet, bob: &mut Wallet, payments: usize) {
     deposit(federation, alice, 100_000);
-    for _ in 0..14 {
-        let (_, notes) = send(alice, 1024);
-        receive(bob, &notes).unwrap();
+    for _ in 0..payments {
+        let (_, text) = send(alice, 1024);
+        let notes = Notes::decode(&text).unwrap().notes.len();
+        let arguments = Receive { notes: text };
+        let operation = bob.start(MINT, "receive", arguments.arguments()).unwrap();
+        let transaction = Transaction::decode(&bob.pending()[0]).unwrap();
+        assert_eq!(
+            transaction.body.inputs.len(),
+            notes,
+            "what is taken in binds none of ours"
+        );
+        carry_on(bob);
+        assert_eq!(bob.operation(operation).finished(), Some(Ok(())));
     }
 }
 
 #[test]
-fn notes_that_are_taken_in_bind_none_of_ours() {
+fn who_only_receives_has_few_notes_all_the_same() {
     let federation = federation(4);
     let mut alice = Wallet::new(&federation, "alice");
     let mut bob = Wallet::new(&federation, "bob");
-    crowd(&federation, &mut alice, &mut bob);
-    let (_, notes) = send(&mut alice, 8);
-    let before = bob.balance();
-    let arguments = Receive { notes };
-    bob.start(MINT, "receive", arguments.arguments()).unwrap();
-    assert_eq!(bob.balance(), before);
-    let transaction = Transaction::decode(&bob.pending()[0]).unwrap();
-    assert_eq!(transaction.body.inputs.len(), 1);
-    bob.run();
-    assert_eq!(bob.balance(), before + 8);
-}
-
-#[test]
-fn a_payment_exchanges_notes_of_which_there_are_many() {
-    let federation = federation(4);
-    let mut alice = Wallet::new(&federation, "alice");
-    let mut bob = Wallet::new(&federation, "bob");
-    crowd(&federation, &mut alice, &mut bob);
-    let amount = bob.balance() - 1;
-    bob.start(MINT, "send", send_arguments(1)).unwrap();
-    let transaction = Transaction::decode(&bob.pending()[0]).unwrap();
-    assert!(transaction.body.inputs.len() > 5);
-    bob.run();
-    assert_eq!(bob.balance(), amount);
+    trickle(&federation, &mut alice, &mut bob, 60);
+    assert_eq!(bob.balance(), 60 * 1024);
+    let (_, text) = send(&mut bob, 60 * 1024);
+    assert_eq!(
+        bob.asked, None,
+        "all of its notes are few enough for a text"
+    );
+    assert!(Notes::decode(&text).unwrap().notes.len() < 60);
+    check_books(&federation, 100_000 * SAT);
 }
 
 /// An amount that this wallet's notes cannot pay exactly.
@@ -560,7 +555,7 @@ fn a_large_note_is_split_and_many_small_ones_are_consolidated() {
     let federation = federation(4);
     let mut alice = Wallet::new(&federation, "alice");
     let mut bob = Wallet::new(&federation, "bob");
-    crowd(&federation, &mut alice, &mut bob);
+    trickle(&federation, &mut alice, &mut bob, 14);
     assert_eq!(bob.balance(), 14 * 1024);
     let before = alice.balance();
     let consolidate = perform(&mut bob, MINT, "consolidate", Consolidate {}.arguments());

@@ -597,7 +597,7 @@ fn a_wallet_killed_after_any_write_of_a_withdrawal_goes_on_where_it_was() {
         let mut alice = Wallet::new(&federation, "alice");
         (a_withdrawal(&federation, &mut alice) + 1, alice.writes())
     };
-    assert!(last - first > 5, "from {first} to {last}");
+    assert!(last - first >= 5, "from {first} to {last}");
     for (after, sent) in (first..=last).flat_map(|after| [(after, false), (after, true)]) {
         let federation = federation();
         let mut alice = Wallet::new(&federation, "alice");
