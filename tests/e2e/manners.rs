@@ -55,7 +55,7 @@ async fn what_happens_is_counted() {
     assert_eq!(value(&after, "modmint_p2p_connected"), 3.0);
     assert_eq!(value(&after, "modmint_p2p_drops_total"), 0.0);
     assert_eq!(value(&after, "modmint_convictions_total"), 0.0);
-    assert_eq!(value(&after, "modmint_check_ok"), 6.0, "{after}");
+    assert_eq!(value(&after, "modmint_check_ok"), 7.0, "{after}");
     assert!(value(&after, "modmint_process_resident_memory_bytes") > 1e7);
     assert!(after.ends_with("# EOF\n"));
 }
