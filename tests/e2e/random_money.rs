@@ -57,6 +57,8 @@ struct Game {
     /// Addresses that withdrawals pay to, and satoshi that they do.
     withdrawals: BTreeMap<String, u64>,
     pending: Vec<Withdrawal>,
+    /// More than the base fee of taking it in, satoshi.
+    least_sent: u64,
     /// What deposits and withdrawals have paid, msat.
     fees: u64,
     /// How often each act was done.
@@ -119,6 +121,10 @@ impl Game {
             deposits: BTreeMap::new(),
             withdrawals: BTreeMap::new(),
             pending: Vec::new(),
+            least_sent: match base_fee.msat_per_kilobyte {
+                0 => 1,
+                _ => 200,
+            },
             fees: 0,
             acts: BTreeMap::new(),
         }
@@ -179,8 +185,7 @@ impl Game {
     }
 
     async fn send(&mut self, random: &mut StdRng) -> &'static str {
-        // More than the base fee of taking it in.
-        let satoshi = random.gen_range(200..20_000);
+        let satoshi = random.gen_range(self.least_sent..20_000);
         let Some(who) = self.rich(random, FEES + satoshi * 1000) else {
             return "nothing to send";
         };

@@ -167,6 +167,16 @@ pub enum State {
         /// Which.
         found: Issued,
     },
+    /// As `Balancing`, for what only brings money and costs nothing.
+    Bringing {
+        /// The notes that it asks for.
+        change: Vec<Fresh>,
+    },
+    /// As `Fetching`, and tidies up behind it.
+    Gathering {
+        /// Which.
+        issued: Issued,
+    },
     /// Exchanges notes of which there are many, behind the fetching of others.
     Tidying {
         /// Which.
@@ -231,7 +241,9 @@ impl Client for Mint {
         };
         Ok(match state {
             State::Balancing { spent, change } => balanced(spent, change, outcome),
-            State::Fetching { issued } => fetched(issued, outcome),
+            State::Fetching { issued } => fetched(issued, &outcome),
+            State::Bringing { change } => brought(change, outcome),
+            State::Gathering { issued } => gathered(issued, &outcome),
             State::Issuing {
                 order,
                 fresh,
@@ -272,11 +284,11 @@ impl Ecash for Mint {
         selection::total(&Stock::load().counts())
     }
 
-    fn complete(inputs: u64, outputs: u64) -> Result<Completion, Refusal> {
+    fn complete(brought: u64, wanted: u64) -> Result<Completion, Refusal> {
         let fee = note_fee();
         let stock = Stock::load();
         let mut left = stock.counts();
-        let chosen = match outputs.saturating_sub(inputs) {
+        let chosen = match wanted.saturating_sub(brought) {
             0 => NONE,
             need => selection::cover(&left, need, fee, MOST_INPUTS)
                 .ok_or_else(|| short(&left, need, fee))?,
@@ -286,13 +298,17 @@ impl Ecash for Mint {
         let planned: Vec<PlannedInput> = spent.iter().map(|note| note.input(fee)).collect();
         let brought = planned
             .iter()
-            .try_fold(inputs, |sum, input| sum.checked_add(input.value - fee));
+            .try_fold(brought, |sum, input| sum.checked_add(input.value - fee));
         let over = brought
-            .and_then(|brought| brought.checked_sub(outputs))
+            .and_then(|brought| brought.checked_sub(wanted))
             .ok_or_else(|| Refusal::new("too-much-money", "more than there can ever be"))?;
         let change = Fresh::draw(&selection::change(&left, over, fee));
         let outputs = Fresh::outputs(&change, fee);
-        let machine = State::Balancing { spent, change };
+        // With a base fee there is something to pay in each transaction.
+        let machine = match wanted {
+            0 => State::Bringing { change },
+            _ => State::Balancing { spent, change },
+        };
         Ok(Completion {
             inputs: planned,
             outputs,
@@ -330,12 +346,25 @@ fn short(stock: &Counts, need: u64, fee: u64) -> Refusal {
 fn balanced(spent: Vec<OwnNote>, change: Vec<Fresh>, outcome: EffectResult) -> Step {
     match outcome {
         EffectResult::Accepted(Acceptance { txid, outputs }) => {
-            fetch(Issued::new(&txid, &outputs, change))
+            fetch(Issued::new(&txid, &outputs, change), |issued| {
+                State::Fetching { issued }
+            })
         }
         outcome => {
             put_back(&spent, &outcome);
             Transition::done(State::Balancing { spent, change })
         }
+    }
+}
+
+fn brought(change: Vec<Fresh>, outcome: EffectResult) -> Step {
+    match outcome {
+        EffectResult::Accepted(Acceptance { txid, outputs }) => {
+            fetch(Issued::new(&txid, &outputs, change), |issued| {
+                State::Gathering { issued }
+            })
+        }
+        _ => Transition::done(State::Bringing { change }),
     }
 }
 
@@ -354,28 +383,41 @@ fn put_back(notes: &[OwnNote], outcome: &EffectResult) {
     Stock::put(notes.iter().enumerate().filter_map(kept));
 }
 
-fn fetch(issued: Issued) -> Step {
+fn fetch(issued: Issued, state: impl FnOnce(Issued) -> State) -> Step {
     let out_points = issued.out_points();
-    let state = State::Fetching { issued };
+    let state = state(issued);
     if out_points.is_empty() {
         return Transition::done(state);
     }
     Transition::to(state).outcomes(1, out_points, Agreement::Each)
 }
 
-fn fetched(issued: Issued, outcome: EffectResult) -> Step {
-    match issued.unblind(shares(&outcome)) {
-        Some(notes) => {
-            Stock::put(&notes);
-            tidy().unwrap_or_else(|| Transition::done(State::Fetching { issued }))
-        }
-        None => fetch(issued),
+fn fetched(issued: Issued, outcome: &EffectResult) -> Step {
+    let state = |issued| State::Fetching { issued };
+    match take_in(&issued, outcome) {
+        true => Transition::done(state(issued)),
+        false => fetch(issued, state),
     }
 }
 
-/// While exchanging costs nothing, notes of which there are many become fewer and larger
-/// ones. In a transaction of their own: beside money that comes in they would be bound to
-/// it until it expires if that was spent or was never signed.
+fn gathered(issued: Issued, outcome: &EffectResult) -> Step {
+    let state = |issued| State::Gathering { issued };
+    match take_in(&issued, outcome) {
+        true => tidy().unwrap_or_else(|| Transition::done(state(issued))),
+        false => fetch(issued, state),
+    }
+}
+
+/// Puts the notes into the stock; false if the shares do not make them.
+fn take_in(issued: &Issued, outcome: &EffectResult) -> bool {
+    let notes = issued.unblind(shares(outcome));
+    notes.as_deref().map(Stock::put).is_some()
+}
+
+/// Notes of which there are many become fewer and larger ones, while that costs nothing:
+/// each time there are fewer afterwards, so it comes to an end. In a transaction of their
+/// own: beside money that comes in they would be bound to it until it expires if that was
+/// spent or was never signed.
 fn tidy() -> Option<Step> {
     let fee = note_fee();
     let stock = Stock::load();
