@@ -15,6 +15,9 @@ use tokio::{
 
 use crate::{process::tied_to_us, programs};
 
+/// How long a command may take before what it waits for is taken to be lost.
+pub const LONGEST: Duration = Duration::from_secs(300);
+
 /// A wallet's folder.
 #[derive(Clone, Debug)]
 pub struct Wallet {
@@ -147,16 +150,30 @@ impl Running {
     /// The next progress for which `wanted` finds something.
     ///
     /// # Errors
-    /// The command ends without it.
+    /// The command ends without it, or goes on for [`LONGEST`].
     pub async fn progress<T>(&mut self, wanted: impl Fn(&Value) -> Option<T>) -> Result<T> {
-        while let Some(line) = self.progress.next_line().await? {
-            self.messages.push_str(&line);
-            self.messages.push('\n');
-            if let Some(found) = serde_json::from_str(&line).ok().as_ref().and_then(&wanted) {
-                return Ok(found);
+        let heard = async {
+            while let Some(line) = self.progress.next_line().await? {
+                self.messages.push_str(&line);
+                self.messages.push('\n');
+                if let Some(found) = serde_json::from_str(&line).ok().as_ref().and_then(&wanted) {
+                    return Ok(Some(found));
+                }
             }
+            Ok::<_, std::io::Error>(None)
+        };
+        match tokio::time::timeout(LONGEST, heard).await {
+            Ok(heard) => {
+                heard?.with_context(|| format!("modmint-cli ended early: {}", self.messages))
+            }
+            Err(_) => Err(self.lost()),
         }
-        anyhow::bail!("modmint-cli ended early: {}", self.messages)
+    }
+
+    /// What it waits for does not come.
+    fn lost(&self) -> anyhow::Error {
+        let waited = LONGEST.as_secs();
+        anyhow::anyhow!("modmint-cli waited {waited} s: {}", self.messages)
     }
 
     /// Its exit status, if it ends within `patience`.
@@ -170,20 +187,25 @@ impl Running {
     /// Waits until it ends.
     ///
     /// # Errors
-    /// Its output cannot be read, or is no JSON though it succeeded.
+    /// It takes longer than [`LONGEST`] and is killed, or its output cannot be read,
+    /// or is no JSON though it succeeded.
     pub async fn end(mut self) -> Result<Outcome> {
+        let ended = tokio::time::timeout(LONGEST, self.ended()).await;
+        ended.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    async fn ended(&mut self) -> Result<Outcome> {
         let mut output = String::new();
         let mut stdout = self.child.stdout.take().context("no standard output")?;
-        let (read, messages) = tokio::join!(stdout.read_to_string(&mut output), async {
-            let mut messages = String::new();
+        let (read, heard) = tokio::join!(stdout.read_to_string(&mut output), async {
             while let Some(line) = self.progress.next_line().await? {
-                messages.push_str(&line);
-                messages.push('\n');
+                self.messages.push_str(&line);
+                self.messages.push('\n');
             }
-            Ok::<_, std::io::Error>(messages)
+            Ok::<_, std::io::Error>(())
         });
         read?;
-        self.messages.push_str(&messages?);
+        heard?;
         let status = self.child.wait().await?;
         let json = match serde_json::from_str(&output) {
             Ok(json) => json,
@@ -195,7 +217,7 @@ impl Running {
         Ok(Outcome {
             status,
             json,
-            messages: self.messages,
+            messages: std::mem::take(&mut self.messages),
         })
     }
 }
