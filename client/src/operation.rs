@@ -433,8 +433,6 @@ impl Operation {
                 .transactions
                 .iter()
                 .filter(|tx| !matches!(tx.fate, Some(Fate::Rejected { .. })))
-                // What the e-cash module does behind it with its own notes is none of it.
-                .filter(|tx| tx.planner.machine == 0)
                 .fold(
                     i64::try_from(self.taken.msat()).unwrap_or(i64::MAX),
                     |sum, tx| sum.saturating_add(tx.net_msat),

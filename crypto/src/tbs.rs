@@ -194,8 +194,10 @@ pub fn verify(check: &TbsCheck<'_>) -> bool {
 ///
 /// All that decode are checked in one equation,
 /// e(Σ r_j σ_j, g₂) = Π_k e(Σ_{j of key k} r_j H(m_j), key_k),
-/// with 128-bit r_j from the operating system, drawn here and so after the batch
-/// is fixed. If it does not hold each is checked by itself. Work is spread over
+/// with r_0 = 1 and 128-bit r_j from the operating system for the others, drawn here
+/// and so after the batch is fixed: whatever the others are chosen to cancel is
+/// multiplied by an r_j, and the first alone cannot be cancelled. If it does not hold
+/// each is checked by itself. Work is spread over
 /// the current rayon pool.
 pub fn verify_batch(checks: &[TbsCheck<'_>]) -> Vec<bool> {
     let decoded: Vec<Option<Decoded>> = match checks.len() {
@@ -230,42 +232,62 @@ const FEW: usize = 12;
 const COEFFICIENT_BITS: usize = 128;
 const COEFFICIENT_BYTES: usize = COEFFICIENT_BITS / 8;
 
-/// What of a batch is signed under one key.
-struct OfKey<'a> {
-    key: G2,
-    messages: Vec<G1>,
+/// Points to be added up: one as it is and others times a coefficient each.
+#[derive(Default)]
+struct Weighted<'a> {
+    plain: Option<G1>,
+    points: Vec<G1>,
     coefficients: Vec<&'a [u8]>,
+}
+
+impl<'a> Weighted<'a> {
+    fn add(&mut self, point: G1, coefficient: Option<&'a [u8]>) {
+        match coefficient {
+            None => self.plain = Some(point),
+            Some(coefficient) => {
+                self.points.push(point);
+                self.coefficients.push(coefficient);
+            }
+        }
+    }
+
+    /// None for the identity, also of what is multiplied.
+    fn sum(&self) -> Option<G1> {
+        if self.points.is_empty() {
+            return self.plain;
+        }
+        let product = G1::combine(&self.points, &self.coefficients, COEFFICIENT_BITS)?;
+        match self.plain {
+            None => Some(product),
+            Some(plain) => G1::sum(&[product, plain]),
+        }
+    }
 }
 
 fn batch_holds(batch: &[&Decoded]) -> bool {
     let mut coefficients = vec![0; batch.len() * COEFFICIENT_BYTES];
     OsRng.fill_bytes(&mut coefficients);
-    let coefficients: Vec<&[u8]> = coefficients.chunks_exact(COEFFICIENT_BYTES).collect();
+    let coefficients = coefficients.chunks_exact(COEFFICIENT_BYTES).map(Some);
+    // The first is taken as it is.
+    let coefficients = coefficients.enumerate().map(|(j, r)| r.filter(|_| j > 0));
 
-    let mut by_key: HashMap<[u8; 96], OfKey<'_>> = HashMap::new();
-    for (decoded, coefficient) in batch.iter().zip(&coefficients) {
-        let of_key = by_key
+    let mut signatures = Weighted::default();
+    let mut by_key: HashMap<[u8; 96], (G2, Weighted<'_>)> = HashMap::new();
+    for (decoded, coefficient) in batch.iter().zip(coefficients) {
+        signatures.add(decoded.signature, coefficient);
+        let (_, messages) = by_key
             .entry(decoded.key.to_bytes())
-            .or_insert_with(|| OfKey {
-                key: decoded.key,
-                messages: Vec::new(),
-                coefficients: Vec::new(),
-            });
-        of_key.messages.push(decoded.message);
-        of_key.coefficients.push(coefficient);
+            .or_insert_with(|| (decoded.key, Weighted::default()));
+        messages.add(decoded.message, coefficient);
     }
-    let groups: Vec<OfKey<'_>> = by_key.into_values().collect();
-    let sum = |group: &OfKey<'_>| {
-        let sum = G1::combine(&group.messages, &group.coefficients, COEFFICIENT_BITS)?;
-        Some((sum, group.key))
-    };
-    let signatures: Vec<G1> = batch.iter().map(|decoded| decoded.signature).collect();
-    let signature = || G1::combine(&signatures, &coefficients, COEFFICIENT_BITS);
+    let of_keys: Vec<(G2, Weighted<'_>)> = by_key.into_values().collect();
+    let pair = |(key, messages): &(G2, Weighted<'_>)| Some((messages.sum()?, *key));
     let (signature, messages) = match batch.len() {
-        ..FEW => (signature(), groups.iter().map(sum).collect()),
-        _ => rayon::join(signature, || {
-            groups.par_iter().map(sum).collect::<Option<Vec<_>>>()
-        }),
+        ..FEW => (signatures.sum(), of_keys.iter().map(pair).collect()),
+        _ => rayon::join(
+            || signatures.sum(),
+            || of_keys.par_iter().map(pair).collect::<Option<Vec<_>>>(),
+        ),
     };
     // A sum that is the identity proves nothing: single checks decide.
     let (Some(signature), Some(mut pairs)) = (signature, messages) else {

@@ -240,3 +240,34 @@ fn one_bad_note_among_many_is_found_and_the_others_pass() {
     assert_eq!(tbs::verify_batch(&checks), expected);
     assert_eq!(tbs::verify_batch(&[]), Vec::<bool>::new());
 }
+
+#[test]
+fn notes_that_cancel_each_other_are_found_in_every_place() {
+    let share = share(1);
+    let key = share.public_key();
+    let messages = [[1; 40], [2; 40], [3; 40]];
+    for count in 2..=messages.len() {
+        for (one, other) in [(0, 1), (0, count - 1), (count - 2, count - 1)] {
+            let mut signatures: Vec<_> = messages[..count]
+                .iter()
+                .map(|message| signature(&share, message))
+                .collect();
+            signatures.swap(one, other);
+            let checks: Vec<_> = messages[..count]
+                .iter()
+                .zip(&signatures)
+                .map(|(message, signature)| TbsCheck {
+                    public_key: &key,
+                    message,
+                    signature,
+                })
+                .collect();
+            let expected: Vec<_> = (0..count).map(|n| n != one && n != other).collect();
+            assert_eq!(
+                tbs::verify_batch(&checks),
+                expected,
+                "{count} {one} {other}"
+            );
+        }
+    }
+}

@@ -631,6 +631,7 @@ async fn serve(
         chain: Arc::clone(&chain) as Arc<dyn ChainView>,
         skip: guardian.skip.clone(),
     })?;
+    pipeline.look_at_clock();
 
     // Who is alone has nobody to contradict itself to.
     let restored = (config.size() > 1 && data_dir.restored().exists()).then(|| data_dir.restored());

@@ -979,6 +979,16 @@ impl Step<'_> {
         }
         let instance = self.operation.machines[index].instance;
         let ecash = self.executor.ecash.unwrap_or(instance);
+        // Notes that the e-cash module exchanges are the balance's as much as those
+        // that complete somebody else's plan; notes that came from others are not.
+        let exchanged = plan
+            .inputs
+            .iter()
+            .filter(|input| matches!(input.signer, Signer::Path(_)))
+            .filter(|_| self.executor.ecash == Some(instance));
+        let net_msat = total(exchanged.map(|input| input.value))
+            .and_then(|spent| net_msat.checked_add(i64::try_from(spent.msat()).ok()?))
+            .ok_or_else(|| bad_plan("its amounts are larger than all bitcoin"))?;
         let own = |items: usize, more: usize| -> Vec<u16> {
             let mut places: Vec<u16> = (0..items + more)
                 .filter_map(|place| u16::try_from(place).ok())

@@ -118,6 +118,33 @@ impl ClientHalf for Mint {
                 };
                 issue(host, value.msat())?;
             }
+            // One note, for what the e-cash module makes of it itself.
+            "exchange" => {
+                let Some((key, value)) = notes(host)?.into_iter().next() else {
+                    return Err(Refusal::new(NOT_ENOUGH_MONEY, "no note").into());
+                };
+                host.delete(&key)?;
+                let plan = Plan {
+                    inputs: vec![PlannedInput {
+                        input: key.clone(),
+                        value: Amount(msat(&value)),
+                        fee: FEE,
+                        signer: Signer::Path(vec![1]),
+                    }],
+                    outputs: vec![],
+                    confirm: None,
+                };
+                let effect = Effect {
+                    id: 0,
+                    want: Want::Submit(plan),
+                };
+                let state = Change {
+                    chosen: vec![(key, value)],
+                    change: 0,
+                    accepted: false,
+                };
+                return Ok(to(state, vec![effect]));
+            }
             // Takes one note out of the balance without a transaction.
             _ => {
                 let Some((key, _)) = notes(host)?.into_iter().next() else {
@@ -451,7 +478,11 @@ pub(crate) fn loader(shop_bundle: u8) -> Loader {
         let amount = || vec![amount_parameter()];
         Ok(match instance {
             MINT => Arc::new(Mint {
-                actions: vec![action("issue", amount()), action("take", vec![])],
+                actions: vec![
+                    action("issue", amount()),
+                    action("take", vec![]),
+                    action("exchange", amount()),
+                ],
             }),
             _ => Arc::new(Shop {
                 actions: [
@@ -729,6 +760,22 @@ fn money_that_leaves_without_a_transaction_is_a_spend_too() {
         .start(MINT, "take", 0, Allowance::UpTo(Amount(1000)))
         .unwrap();
     assert_eq!(bench.balance(), 0);
+}
+
+#[test]
+fn what_the_ecash_module_exchanges_of_its_own_costs_its_fee_and_brings_nothing() {
+    for fate in [Fate::Accepted, rejected()] {
+        let mut bench = Bench::new(&[1000]);
+        let begun = bench
+            .start(MINT, "exchange", 0, Allowance::Nothing)
+            .unwrap();
+        let took = |bench: &mut Bench| bench.operation(&begun.id).view(0, None).took_msat;
+        assert_eq!(took(&mut bench), FEE.msat() as i64);
+        let accepted = fate == Fate::Accepted;
+        bench.executor().decided(&begun.id, 0, fate).unwrap();
+        let fee = if accepted { FEE.msat() } else { 0 };
+        assert_eq!(took(&mut bench), fee as i64);
+    }
 }
 
 #[test]

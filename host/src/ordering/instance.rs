@@ -1,7 +1,7 @@
 //! One session's AlephBFT instance, and what surrounds it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -53,9 +53,10 @@ const MUTED_AFTER: Duration = Duration::from_secs(10);
 /// AlephBFT orders a unit at once when it has been read back from the log, but does
 /// not say so.
 const ORDERED_AFTER: Duration = Duration::from_millis(50);
-/// Who has made no unit for so long makes empty ones until a threshold has been heard. Its
-/// peers may have gone, and what it has of them may be enough for another unit or two,
-/// which would be ordered when they are back, in an epoch whose agreed time is of before.
+/// Whose units of so long ago are the last that a threshold has built on makes empty ones
+/// until it builds on those. Its peers may have gone, and what it has of them may be enough
+/// for another unit or two, which would be ordered when they are back, in an epoch whose
+/// agreed time is of before.
 pub(super) const RESTED: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_RESTART: Duration = Duration::from_millis(500);
@@ -118,9 +119,12 @@ struct Delivery {
 struct Units {
     /// Each guardian's newest one: its round, and the message that carries it.
     tops: HashMap<u64, (u16, Vec<u8>)>,
-    /// When each guardian's newest one came that was not read from the log.
-    heard: HashMap<u64, Instant>,
-    /// The end of the latest rest, until a threshold has been heard since.
+    /// When this guardian's newest ones were made, by round.
+    made: BTreeMap<u16, Instant>,
+    /// When the newest of those was made that each other guardian has built on: it was
+    /// there at that time, however late and from whom its unit comes.
+    seen: HashMap<u64, Instant>,
+    /// The end of the latest rest, until a threshold has built on a unit made since.
     rested: Option<Instant>,
     /// Those with payloads that are not final.
     undecided: BTreeSet<Coord>,
@@ -389,8 +393,9 @@ impl Shared {
             }),
             units: Mutex::new(Units {
                 tops: HashMap::new(),
-                heard: HashMap::new(),
-                rested: Some(now),
+                made: BTreeMap::new(),
+                seen: HashMap::new(),
+                rested: None,
                 undecided: BTreeSet::new(),
                 progress: now,
                 own_progress: now,
@@ -590,8 +595,10 @@ impl Shared {
         if units.unread > 0 {
             units.unread -= 1;
             units.last_read = now;
-        } else {
-            units.heard.insert(creator, now);
+        } else if creator == self.me() {
+            units.make(round, now);
+        } else if let Some(Some(own)) = unit.parents.get(self.context.me.index()) {
+            units.see(creator, *own);
         }
         if creator == self.me() {
             units.own_progress = now;
@@ -694,19 +701,16 @@ impl Shared {
     }
 
     /// Whether a threshold is there, as far as this guardian knows; it has waited for
-    /// `rested` to make its next unit.
+    /// `rested` to make its next unit. Where rounds take longer than [`RESTED`] each unit
+    /// that may carry something comes behind an empty one.
     fn is_in_touch(&self, rested: Duration) -> bool {
         let mut units = self.units.lock();
-        if rested >= RESTED {
+        let seen = units.seen_by(threshold(self.context.keys.count()) - 1);
+        let is_old = |at: Instant| at.elapsed() >= RESTED;
+        if rested >= RESTED || units.rested.is_none() && seen.is_none_or(is_old) {
             units.rested = Some(Instant::now());
         }
-        let Some(since) = units.rested else {
-            return true;
-        };
-        let me = self.me();
-        let heard = |(creator, at): &(&u64, &Instant)| **creator != me && **at >= since;
-        let heard = units.heard.iter().filter(heard).count();
-        let is_in_touch = heard + 1 >= threshold(self.context.keys.count());
+        let is_in_touch = units.rested.is_none_or(|rested| seen >= Some(rested));
         if is_in_touch {
             units.rested = None;
         }
@@ -750,6 +754,30 @@ impl Units {
     fn is_replaying(&self) -> bool {
         let asked = self.asked || self.observing;
         self.unread > 0 || !asked || self.last_read.elapsed() < ORDERED_AFTER
+    }
+
+    /// This guardian has made a unit.
+    fn make(&mut self, round: u16, now: Instant) {
+        self.made.insert(round, now);
+        if self.made.len() > usize::from(UNDECIDED_ROUNDS) {
+            self.made.pop_first();
+        }
+    }
+
+    /// Another one has built on this guardian's unit of a round.
+    fn see(&mut self, creator: u64, own: u16) {
+        if let Some(made) = self.made.get(&own) {
+            let seen = self.seen.entry(creator).or_insert(*made);
+            *seen = (*seen).max(*made);
+        }
+    }
+
+    /// When the newest unit was made that so many others have built on, or on newer ones;
+    /// none where they have not.
+    fn seen_by(&self, others: usize) -> Option<Instant> {
+        let mut seen: Vec<Instant> = self.seen.values().copied().collect();
+        seen.sort_unstable_by(|a, b| b.cmp(a));
+        seen.get(others.checked_sub(1)?).copied()
     }
 
     fn has_undecided(&mut self, me: u64) -> bool {

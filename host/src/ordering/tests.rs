@@ -479,6 +479,37 @@ fn what_comes_while_too_few_guardians_are_there_lies_in_no_unit() {
     wait_final(&guardians.iter().collect::<Vec<_>>(), b"late");
 }
 
+/// Whatever rounds those that are left have got to: one may have the next one's parents,
+/// another may get them when the first makes its unit.
+#[test]
+fn what_comes_when_the_others_are_gone_lies_in_no_unit() {
+    let federation = Federation::new(SessionLimits::default());
+    let mut guardians = federation.start_all();
+    for life in 0..5 {
+        for (me, guardian) in guardians.iter().enumerate() {
+            guardian.items.push(format!("{me} in {life}").as_bytes());
+        }
+        let all: Vec<&Guardian> = guardians.iter().collect();
+        wait_final(&all, format!("0 in {life}").as_bytes());
+        std::thread::sleep(Duration::from_millis(7 * life));
+        for guardian in guardians.drain(2..) {
+            guardian.kill();
+        }
+        std::thread::sleep(instance::RESTED + Duration::from_millis(200));
+        let late = format!("late in {life}").into_bytes();
+        for guardian in &guardians {
+            guardian.items.push(&late);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        for (me, guardian) in guardians.iter().enumerate() {
+            let is_taken = guardian.items.taken.lock().contains_key(&late);
+            assert!(!is_taken, "guardian {me}, life {life}");
+        }
+        guardians.extend([2, 3].map(|me| federation.start(me)));
+        wait_final(&guardians.iter().collect::<Vec<_>>(), &late);
+    }
+}
+
 #[test]
 fn nobody_makes_rounds_for_a_lease_that_was_taken_back() {
     let (_federation, guardians, hostile) = three_and_a_hostile_one();

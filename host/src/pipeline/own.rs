@@ -18,13 +18,23 @@ use super::{
 /// and moves once all but f guardians have voted.
 const CLOCK_TOLERANCE: u64 = 300;
 
+/// Seconds since 1970.
+fn clock() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
 impl Pipeline {
     /// Votes anew if clock, chain or fee rate moved, and asks modules what they
     /// want ordered and broadcast, if that may have changed. To be called once a
     /// second, at a new block and when [`Self::due`] says so. Blocks.
     pub fn tick(&self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.tick_at(now.map_or(0, |now| now.as_secs()));
+        self.tick_at(clock());
+    }
+
+    /// Looks at the clock alone. To be called before anything can be handed in.
+    pub fn look_at_clock(&self) {
+        self.own_time.store(clock(), Ordering::Relaxed);
     }
 
     pub(super) fn tick_at(&self, now: u64) {
