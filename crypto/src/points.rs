@@ -19,7 +19,7 @@ use std::{
 use blst::*;
 use rayon::prelude::*;
 
-use crate::scalar::Scalar;
+use crate::scalar::{Interpolation, Scalar, Sign};
 
 /// What the two groups have in common.
 pub(crate) trait Group: Copy + Eq + Send + Sync + Sized {
@@ -248,6 +248,26 @@ impl G1 {
         unsafe { blst_p1_cneg(&mut point, true) };
         Self::affine(&point).expect("the negative of what is not the identity is not either")
     }
+}
+
+/// Σ n_i · share_i: the shares' common secret times the interpolation's denominator.
+/// None if a share is no valid point, or the sum is the identity.
+pub(crate) fn combine_shares(shares: &[&[u8]], interpolation: &Interpolation) -> Option<G1> {
+    let signs = interpolation.numerators().iter().map(|(sign, _)| *sign);
+    let points: Vec<G1> = shares
+        .iter()
+        .zip(signs)
+        .map(|(share, sign)| {
+            let point = G1::from_bytes(share)?;
+            Some(match sign {
+                Sign::Plus => point,
+                Sign::Minus => point.negate(),
+            })
+        })
+        .collect::<Option<_>>()?;
+    let sizes = interpolation.numerators().iter();
+    let sizes: Vec<&[u8]> = sizes.map(|(_, size)| &size.little_endian()[..]).collect();
+    G1::combine(&points, &sizes, interpolation.bits())
 }
 
 /// Whether Π e(p, q) = 1: Miller loops over everything, one final exponentiation.

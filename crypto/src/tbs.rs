@@ -15,8 +15,8 @@ use rayon::prelude::*;
 
 pub use crate::share::SecretShare;
 use crate::{
-    points::{G1, G2, Group, blinded_message, pairing_product_is_one, public_key},
-    scalar::{Scalar, lagrange},
+    points::{G1, G2, Group, blinded_message, combine_shares, pairing_product_is_one, public_key},
+    scalar::{Interpolation, Scalar},
 };
 
 /// The domain of messages in RFC 9380's sense.
@@ -73,12 +73,12 @@ pub struct SignedBlinding<'a> {
 /// one that belongs to the shares' keys: more shares, or the right config, are
 /// what is missing then.
 pub fn unblind(items: &[SignedBlinding<'_>]) -> Result<Vec<[u8; 48]>, Vec<u16>> {
-    let mut coefficients = HashMap::new();
+    let mut interpolations = HashMap::new();
     let signed: Option<Vec<Decoded>> = items
         .iter()
         .map(|item| {
             Some(Decoded {
-                signature: combine(item, &mut coefficients)?,
+                signature: combine(item, &mut interpolations)?,
                 key: public_key(item.group_key)?,
                 message: G1::hash(item.message, DOMAIN),
             })
@@ -102,20 +102,18 @@ pub fn unblind(items: &[SignedBlinding<'_>]) -> Result<Vec<[u8; 48]>, Vec<u16>> 
 /// are too few.
 fn combine(
     item: &SignedBlinding<'_>,
-    coefficients: &mut HashMap<Vec<u16>, Vec<Scalar>>,
+    interpolations: &mut HashMap<Vec<u16>, Interpolation>,
 ) -> Option<G1> {
     let shares = first_shares(item.shares, item.threshold)?;
     let indices: Vec<u16> = shares.iter().map(|(guardian, _)| *guardian).collect();
-    let points: Vec<G1> = shares
-        .iter()
-        .map(|(_, share)| G1::from_bytes(share))
-        .collect::<Option<_>>()?;
-    if !coefficients.contains_key(&indices) {
-        coefficients.insert(indices.clone(), lagrange(&indices)?);
+    if !interpolations.contains_key(&indices) {
+        interpolations.insert(indices.clone(), Interpolation::new(&indices)?);
     }
-    let combined = G1::combine_scalars(&points, coefficients.get(&indices)?)?;
+    let interpolation = interpolations.get(&indices)?;
+    let shares: Vec<&[u8]> = shares.iter().map(|(_, share)| share.as_slice()).collect();
+    let combined = combine_shares(&shares, interpolation)?;
     let factor = Scalar::hash(BLINDING, &[item.factor]);
-    Some(combined.mul(&factor.invert()))
+    Some(combined.mul(&factor.mul(&interpolation.denominator).invert()))
 }
 
 /// The first `threshold` shares of different guardians.

@@ -15,8 +15,8 @@ use modmint_core::{config::HexBytes, tagged_hash};
 
 pub use crate::share::SecretShare;
 use crate::{
-    points::{G1, G2, Group, pairing_product_is_one},
-    scalar::{Scalar, lagrange},
+    points::{G1, G2, Group, combine_shares, pairing_product_is_one},
+    scalar::{Interpolation, Scalar},
     tbs::first_shares,
 };
 
@@ -162,11 +162,10 @@ pub fn combine(what: &Combination<'_>) -> Result<Vec<u8>, Vec<u16>> {
 fn combined(what: &Combination<'_>) -> Option<G1> {
     let shares = first_shares(what.shares, what.threshold)?;
     let indices: Vec<u16> = shares.iter().map(|(guardian, _)| *guardian).collect();
-    let points: Vec<G1> = shares
-        .iter()
-        .map(|(_, share)| G1::from_bytes(share))
-        .collect::<Option<_>>()?;
-    G1::combine_scalars(&points, &lagrange(&indices)?)
+    let interpolation = Interpolation::new(&indices)?;
+    let shares: Vec<&[u8]> = shares.iter().map(|(_, share)| share.as_slice()).collect();
+    let combined = combine_shares(&shares, &interpolation)?;
+    Some(combined.mul(&interpolation.denominator.invert()))
 }
 
 /// What is in the ciphertext; none unless it is valid for this key and these
