@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    io::{IsTerminal, Read},
+    io::{IsTerminal, Read, Write},
     path::Path,
     time::Duration,
 };
@@ -66,4 +66,18 @@ pub fn run<T>(what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T
     let outcome = runtime.block_on(what);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
+}
+
+/// Ends the process now: with 0, or with 1 and the error on standard error.
+///
+/// Nothing of the libraries is taken apart before. A thread that works for nobody any more
+/// may be in the middle of a read, and RocksDB aborts when it finds what it needs gone; what
+/// was written is on the disk.
+pub fn end(name: &str, outcome: anyhow::Result<()>) -> ! {
+    if let Err(error) = &outcome {
+        eprintln!("{name}: {error:#}");
+    }
+    // Where it cannot be printed the exit code remains.
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(i32::from(outcome.is_err()))
 }

@@ -1,6 +1,6 @@
 //! `modmint-gatewayd`, the gateway's program: its folder, its keys, running.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
@@ -141,14 +141,8 @@ fn network(text: &str) -> Result<Network, String> {
     .ok_or_else(|| "bitcoin, testnet4, signet or regtest is expected".to_owned())
 }
 
-fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("modmint-gatewayd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() {
+    program::end("modmint-gatewayd", run(Cli::parse()))
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

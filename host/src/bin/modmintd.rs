@@ -1,6 +1,6 @@
 //! `modmintd`, the guardian's program: set-up, founding, running, checking.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -130,14 +130,8 @@ struct RunArgs {
     log_json: bool,
 }
 
-fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("modmintd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() {
+    program::end("modmintd", run(Cli::parse()))
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
