@@ -13,22 +13,34 @@ use modmint_client::{
     WalletClient, WalletError,
 };
 use modmint_core::{
-    Amount, Argument, FederationId, Hash32, Refusal, Value, config::Invite, tagged_hash,
+    Amount, Argument, FederationId, Hash32, Refusal, Value,
+    config::{FederationConfig, Invite},
+    tagged_hash,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     gateway::CLAIM_MARGIN,
-    journal::{Journal, Membership, Terms},
+    journal::{Journal, Membership, TRANSACTION_BYTES, Terms},
     lightning::{Invoice, LightningNode},
     now,
 };
 
 /// The kind of the module that gateways use.
 const LN: &str = "ln";
-/// What anything but buying a preimage may take from the balance: fees.
+/// What anything but buying a preimage may take from the balance: fees, and the base fee
+/// of a transaction on top.
 const INCIDENTALS: Amount = Amount(100_000);
+
+fn incidentals(federation: &Federation) -> Amount {
+    Amount(INCIDENTALS.msat().saturating_add(base_fee(federation)))
+}
+
+/// What a transaction of the gateway's costs, millisatoshi.
+fn base_fee(federation: &Federation) -> u64 {
+    federation.config().base_fee.of(TRANSACTION_BYTES).msat()
+}
 /// A federation that could not be told of the gateway is told again after so long.
 const ANNOUNCE_AGAIN_SECONDS: u64 = 300;
 /// How often it is looked what is to be done.
@@ -246,11 +258,16 @@ impl WalletFederations {
             .with_context(|| format!("federation {id} was never joined"))
     }
 
-    /// Joins a federation, or serves one again that was left.
+    /// Joins a federation, or serves one again that was left; one that was never served
+    /// is on these terms.
     ///
     /// # Errors
     /// See [`Wallet::join`]; also where it has no module `ln`.
-    pub async fn join(&self, invite: &Invite, terms: Terms) -> Result<Federation, WalletError> {
+    pub async fn join(
+        &self,
+        invite: &Invite,
+        terms: impl FnOnce(&FederationConfig) -> Terms,
+    ) -> Result<Federation, WalletError> {
         let federation = self.wallet.join(invite).await?;
         let disk = |e: anyhow::Error| WalletError::Disk {
             what: "writing the journal".to_owned(),
@@ -261,9 +278,9 @@ impl WalletFederations {
         let row = Membership {
             active: true,
             announce_at: 0,
-            ..known.unwrap_or(Membership {
+            ..known.unwrap_or_else(|| Membership {
                 active: true,
-                terms,
+                terms: terms(federation.config()),
                 gateway_key: None,
                 announce_at: 0,
             })
@@ -386,12 +403,14 @@ impl WalletFederations {
         if self.payments(id) >= MOST_PAYMENTS {
             return Ok(Err(BeginError::Busy));
         }
-        // What others on the way take comes out of the gateway's fee.
+        // What others on the way take comes out of the gateway's fee, and what is left has
+        // to pay for the claim.
         let fee = terms.pay_fee(invoice.amount_msat.unwrap_or(0));
+        let routing = fee.saturating_sub(base_fee(&federation));
         let arguments = [
             argument("invoice", Value::Text(text.to_owned())),
             argument("contract", Value::Bytes(contract.0.to_vec())),
-            argument("maximum-routing-fee", Value::Amount(Amount(fee))),
+            argument("maximum-routing-fee", Value::Amount(Amount(routing))),
             argument("minimum-fee", Value::Amount(Amount(fee))),
         ];
         let begun = federation
@@ -400,7 +419,7 @@ impl WalletFederations {
                 instance,
                 "gateway-pay",
                 &arguments,
-                Allowance::UpTo(INCIDENTALS),
+                Allowance::UpTo(incidentals(&federation)),
             )
             .await;
         if let Ok(view) = &begun {
@@ -427,7 +446,10 @@ impl WalletFederations {
         tokio::spawn(async move {
             // Whatever becomes of this task, the next look begins another.
             let this = SeenTo(this, name);
-            let over = this.0.over(&federation, operation, || INCIDENTALS).await;
+            let over = this
+                .0
+                .over(&federation, operation, || incidentals(&federation))
+                .await;
             let forgotten = match over {
                 Ok(view) if came_to_nothing(&view) => federation.forget(operation).await,
                 Ok(_) => Ok(()),
@@ -601,11 +623,11 @@ impl WalletFederations {
                 federation.instance(LN)?,
                 "gateway-announce",
                 &arguments,
-                Allowance::UpTo(INCIDENTALS),
+                Allowance::UpTo(incidentals(federation)),
             )
             .await?;
         let view = self
-            .over(federation, begun.operation, || INCIDENTALS)
+            .over(federation, begun.operation, || incidentals(federation))
             .await?;
         match view.error {
             None => {

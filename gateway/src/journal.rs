@@ -24,7 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use borsh::{BorshDeserialize, BorshSerialize};
-use modmint_core::{FederationId, Hash32};
+use modmint_core::{FederationId, Hash32, config::BaseFee};
 use parking_lot::Mutex;
 use rocksdb::{DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,22 @@ impl Default for Terms {
     }
 }
 
+/// What a gateway's transactions are reckoned at, bytes: buying a contract with some notes,
+/// and change, takes 1900 to 2200, claiming one half of that.
+pub(crate) const TRANSACTION_BYTES: usize = 3000;
+
 impl Terms {
+    /// With what the gateway's own transaction costs for each payment, in a federation
+    /// that asks this base fee.
+    pub fn covering(self, base_fee: BaseFee) -> Self {
+        let cost = base_fee.of(TRANSACTION_BYTES).msat();
+        Self {
+            pay_base_msat: self.pay_base_msat.saturating_add(cost),
+            receive_base_msat: self.receive_base_msat.saturating_add(cost),
+            ..self
+        }
+    }
+
     /// What paying an invoice of `amount_msat` costs the payer at the gateway, routing
     /// not included.
     pub fn pay_fee(&self, amount_msat: u64) -> u64 {
@@ -1033,6 +1048,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn terms_cover_a_base_fee_of_the_gateways_own_transactions() {
+        let terms = Terms::default();
+        assert_eq!(terms.covering(BaseFee::default()), terms);
+        let dear = terms.covering(BaseFee {
+            msat_per_kilobyte: 100_000,
+        });
+        assert_eq!(dear.pay_base_msat, terms.pay_base_msat + 300_000);
+        assert_eq!(dear.receive_base_msat, terms.receive_base_msat + 300_000);
+        assert_eq!(dear.pay_parts_per_million, terms.pay_parts_per_million);
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! For the operator: keys with scopes, see `keys`.
 
 use axum::{Json, extract::State, http::StatusCode};
-use modmint_core::{Amount, FederationId, config::Invite, rest::Problem};
+use modmint_core::{
+    Amount, FederationId,
+    config::{FederationConfig, Invite},
+    rest::Problem,
+};
 use modmint_rest::{Body, Failure, Parameters, Segments};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -146,7 +150,11 @@ async fn join(
         .trim()
         .parse::<Invite>()
         .map_err(|e| Failure::malformed("bad-invite", e.to_string()))?;
-    let terms = request.terms.unwrap_or(api.default_terms);
+    let first = api.default_terms;
+    let terms = |config: &FederationConfig| {
+        let covering = || first.covering(config.base_fee);
+        request.terms.unwrap_or_else(covering)
+    };
     let federation = api.federations.join(&invite, terms).await?;
     match membership(&api, &federation).await? {
         Some(joined) => Ok(Json(joined)),

@@ -33,7 +33,11 @@ impl World {
     }
 
     pub async fn without_a_channel() -> Self {
-        let federation = Fixture::standard().await;
+        Self::of(Fixture::standard().await).await
+    }
+
+    /// With a federation that is there, and no channel yet.
+    pub async fn of(federation: Fixture) -> Self {
         let folder = federation.folder();
         let gateway = Gateway::set_up(&folder.join("gateway")).expect("it is made");
         nearer_timelocks(&gateway);
