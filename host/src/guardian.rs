@@ -9,7 +9,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -678,6 +678,7 @@ async fn serve(
         sessions,
         pipeline: Arc::clone(&pipeline),
         chain,
+        was_level: AtomicBool::new(false),
     });
     let mut registry = metrics::registry(Arc::clone(&health));
     let requests = api::Requests::new(&mut registry);

@@ -1,6 +1,9 @@
 //! Whether a guardian can serve, check by check.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering as Memory},
+};
 
 use modmint_core::{PeerId, config::FederationConfig, rest::CheckResponse};
 
@@ -24,6 +27,8 @@ pub struct Health {
     pub pipeline: Arc<Pipeline>,
     /// Whether bitcoind is there.
     pub chain: Arc<Bitcoind>,
+    /// Whether this guardian has been where the others are since it started.
+    pub was_level: AtomicBool,
 }
 
 impl Health {
@@ -53,6 +58,18 @@ impl Health {
                 ..check("clock", clock.into_iter().collect())
             },
         ]
+    }
+
+    /// What a guardian that has been started still lacks to propose what is handed to
+    /// it: so long the transaction would lie here, and others would not hear of it.
+    pub fn catching_up(&self) -> Option<String> {
+        if self.was_level.load(Memory::Relaxed) {
+            return None;
+        }
+        let problem = self.replaying().or_else(|| self.behind());
+        let problem = problem.or_else(|| self.sessions.observing());
+        self.was_level.store(problem.is_none(), Memory::Relaxed);
+        problem
     }
 
     /// Consensus needs n − f guardians, this one among them.

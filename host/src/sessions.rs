@@ -264,9 +264,14 @@ impl Sessions {
 
     /// What keeps this guardian from following; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
+        let problem = self.state.lock().problem.clone();
+        problem.into_iter().chain(self.observing()).collect()
+    }
+
+    /// While this guardian comes back from a backup and makes no units: that it does.
+    pub fn observing(&self) -> Option<String> {
         let state = self.state.lock();
-        let restored = state.restored.as_ref().map(Restored::problem);
-        state.problem.iter().cloned().chain(restored).collect()
+        state.restored.as_ref().map(Restored::problem)
     }
 
     /// Listens to the peers until they are gone. Never returns otherwise.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Fixture, until};
+use crate::common::{Fixture, raw, until};
 use modmint::{
     tour::{balanced, deposit, receive, send},
     wallet::Wallet,
@@ -18,6 +18,8 @@ use tokio::time::sleep;
 
 /// `modmint-cli`'s exit code when too few guardians answer.
 const FEDERATION_UNREACHABLE: i32 = 7;
+/// What a guardian that takes transactions says to what is none.
+const NONSENSE: &str = "malformed-transaction";
 
 /// E-cash that goes back and forth between two wallets until told to stop.
 /// Returns how often.
@@ -33,6 +35,12 @@ async fn load(alice: Wallet, bob: Wallet, stop: Arc<AtomicBool>) -> usize {
         times += 1;
     }
     times
+}
+
+/// What a guardian says to what is no transaction.
+async fn answer_to_nonsense(guardian: usize, federation: &Fixture) -> String {
+    let given = raw::give(&federation.guardians[guardian], vec![1, 2, 3]).await;
+    given.expect_err("it is refused").code
 }
 
 /// The federation agrees, its books balance, and no money came or went.
@@ -110,10 +118,22 @@ async fn with_two_of_four_down_service_stops_and_says_so_and_resumes_when_they_a
     let end = receiving.end().await.expect("it has ended");
     println!("two of four down: {} {}", end.json, end.messages);
 
+    // One that is started meanwhile cannot know where the others are: what is handed in
+    // would lie with it.
+    federation.guardians[1].kill();
+    federation.start(1).expect("it starts");
+    until("it to answer", || async {
+        federation.guardians[1].status().await.is_ok()
+    })
+    .await;
+    assert_eq!(answer_to_nonsense(0, &federation).await, NONSENSE);
+    assert_eq!(answer_to_nonsense(1, &federation).await, "catching-up");
+
     for index in [2, 3] {
         federation.start(index).expect("it starts");
     }
     federation.all_ready().await.expect("all are back");
+    assert_eq!(answer_to_nonsense(1, &federation).await, NONSENSE);
     // What could not begin has taken nothing: the notes are as good as before.
     receive(&bob, &notes)
         .await

@@ -80,6 +80,9 @@ pub(super) struct Live {
 #[async_trait]
 impl Backend for Live {
     fn submit(&self, bytes: &[u8]) -> Result<SubmitResponse, SubmitError> {
+        if let Some(problem) = self.health.catching_up() {
+            return Err(SubmitError::CatchingUp(problem));
+        }
         self.pipeline.submit(bytes)
     }
 

@@ -21,7 +21,9 @@ impl From<SubmitError> for Failure {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 Self::new(status, &code, refusal.message).of_part(input, output)
             }
-            SubmitError::Busy { .. } => Self::later(StatusCode::SERVICE_UNAVAILABLE, &code, detail),
+            SubmitError::Busy { .. } | SubmitError::CatchingUp(_) => {
+                Self::later(StatusCode::SERVICE_UNAVAILABLE, &code, detail)
+            }
             SubmitError::Failed(cause) => Self::internal(cause),
         }
     }

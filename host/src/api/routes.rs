@@ -282,7 +282,7 @@ impl IntoResponses for Common {
                 "`too-many-requests`, where one can wait also `too-many-waiting`: try again after `Retry-After` seconds",
             ),
             (500, "`internal`"),
-            (503, "`overloaded`; for transactions also `busy`"),
+            (503, "`overloaded`; for transactions also `busy` and `catching-up`"),
             (504, "`timeout`"),
         ]));
         all

@@ -56,6 +56,7 @@ impl Backend for FakeBackend {
                 output: None,
             }),
             b"busy" => Err(SubmitError::Busy { pending: 9 }),
+            b"behind" => Err(SubmitError::CatchingUp("it replays".into())),
             b"panic" => panic!("as a test wants it"),
             _ => Err(SubmitError::Malformed(TransactionError::Empty)),
         }
@@ -532,9 +533,11 @@ async fn a_refusal_names_its_code_and_the_input() {
     assert_eq!(refusal.code, "spent-before");
     assert_eq!(refusal.detail, "this note was spent before");
 
-    let busy = server.submit(b"busy").await;
-    assert_eq!(busy.headers().get("retry-after").unwrap(), "1");
-    assert_eq!(code(busy).await, (503, "busy".to_owned()));
+    for (what, name) in [("busy", "busy"), ("behind", "catching-up")] {
+        let later = server.submit(what.as_bytes()).await;
+        assert_eq!(later.headers().get("retry-after").unwrap(), "1");
+        assert_eq!(code(later).await, (503, name.to_owned()));
+    }
 }
 
 #[tokio::test]

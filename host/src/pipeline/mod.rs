@@ -222,6 +222,9 @@ pub enum SubmitError {
         /// How many wait.
         pending: usize,
     },
+    /// This guardian has been started and is not where the others are yet.
+    #[error("this guardian is catching up: {0}; try another, or later")]
+    CatchingUp(String),
     /// This guardian itself is in trouble.
     #[error("this guardian could not look at the transaction: {0}")]
     Failed(String),
@@ -237,6 +240,7 @@ impl SubmitError {
             Self::ExpiresTooLate { .. } => "expires-too-late",
             Self::Refused { refusal, .. } => &refusal.code,
             Self::Busy { .. } => "busy",
+            Self::CatchingUp(_) => "catching-up",
             Self::Failed(_) => "internal",
         }
     }

@@ -39,23 +39,32 @@ pub async fn federation_id(guardian: &Guardian) -> FederationId {
     federation.expect("it answers").id
 }
 
-/// Gives a transaction to a guardian and waits until it is decided; the code, if
-/// it is refused then or at once.
-pub async fn submit(guardian: &Guardian, transaction: &Transaction) -> Result<(), String> {
+/// Gives bytes that should be a transaction to a guardian.
+pub async fn give(guardian: &Guardian, bytes: Vec<u8>) -> Result<SubmitResponse, Problem> {
     let http = Client::builder().no_proxy().build().expect("a client");
     let request = SubmitRequest {
-        transaction: HexBytes(transaction.encode()),
+        transaction: HexBytes(bytes),
     };
     let url = format!("{}/v1/transactions", guardian.api_url());
     let answer = http.post(url).json(&request).send().await;
     let answer = answer.expect("the guardian answers");
     let (status, body) = (answer.status(), answer.text().await.expect("with a body"));
-    if !status.is_success() {
-        assert!(status.is_client_error(), "{status} {body}");
-        let problem: Problem = serde_json::from_str(&body).expect("a problem");
-        return Err(problem.code);
+    match status.is_success() {
+        true => Ok(serde_json::from_str(&body).expect("as described")),
+        false => Err(serde_json::from_str(&body).expect("a problem")),
     }
-    let accepted: SubmitResponse = serde_json::from_str(&body).expect("as described");
+}
+
+/// Gives a transaction to a guardian and waits until it is decided; the code, if
+/// it is refused then or at once.
+pub async fn submit(guardian: &Guardian, transaction: &Transaction) -> Result<(), String> {
+    let accepted = match give(guardian, transaction.encode()).await {
+        Ok(accepted) => accepted,
+        Err(problem) => {
+            assert!(problem.status < 500, "{problem}");
+            return Err(problem.code);
+        }
+    };
     match fate(guardian, &accepted.txid, 60).await {
         TransactionStatus::Accepted { .. } => Ok(()),
         TransactionStatus::Rejected { code, .. } => Err(code),
