@@ -750,12 +750,14 @@ fn look_ahead(pipeline: &Arc<Pipeline>) -> anyhow::Result<mpsc::Sender<OrderedUn
     let pipeline = Arc::clone(pipeline);
     modmint_runtime::spawn_guest_thread("look-ahead", move || {
         while let Some(first) = arrived.blocking_recv() {
-            std::thread::sleep(GATHER);
-            let mut units = vec![first];
-            while let Ok(next) = arrived.try_recv() {
-                units.push(next);
-            }
-            pipeline.arrived(&units);
+            pipeline.arrive(|| {
+                std::thread::sleep(GATHER);
+                let mut units = vec![first];
+                while let Ok(next) = arrived.try_recv() {
+                    units.push(next);
+                }
+                units
+            });
         }
     })?;
     Ok(arrivals)

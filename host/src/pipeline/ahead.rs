@@ -15,7 +15,7 @@ use std::{
 
 use modmint_core::{PeerId, consensus::ConsensusItem, sha256};
 use modmint_runtime::{Check, verify_checks};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rayon::prelude::*;
 
 use super::{
@@ -61,6 +61,10 @@ pub(super) struct Verdicts {
     waiting: Mutex<Vec<Check>>,
     /// Held while checks are made.
     making: Mutex<()>,
+    /// How often somebody has begun or ended to gather: odd while somebody does.
+    gathering: Mutex<u64>,
+    /// Notified when somebody has ended.
+    gathered: Condvar,
 }
 
 impl Verdicts {
@@ -72,7 +76,40 @@ impl Verdicts {
             kept: Mutex::new(Recent::new(Self::SIZE)),
             waiting: Mutex::default(),
             making: Mutex::default(),
+            gathering: Mutex::default(),
+            gathered: Condvar::new(),
         }
+    }
+
+    /// Gathers, and makes the checks of what it has gathered. What is to be made by the
+    /// next batch is in it.
+    fn gather(&self, gather: impl FnOnce()) {
+        struct Ended<'a>(&'a Verdicts);
+        impl Drop for Ended<'_> {
+            fn drop(&mut self) {
+                *self.0.gathering.lock() += 1;
+                self.0.gathered.notify_all();
+            }
+        }
+        *self.gathering.lock() += 1;
+        let _ended = Ended(self);
+        gather();
+    }
+
+    /// As [`Self::verify`], but while somebody gathers these are left to them.
+    fn verify_with_the_next(&self, checks: Vec<Check>) -> bool {
+        if checks.is_empty() {
+            return true;
+        }
+        self.waiting.lock().extend_from_slice(&checks);
+        let mut gathering = self.gathering.lock();
+        let begun = *gathering;
+        if begun % 2 == 1 {
+            self.gathered
+                .wait_while(&mut gathering, |now| *now == begun);
+        }
+        drop(gathering);
+        self.verify_waiting(&checks)
     }
 
     /// Makes these checks, and in the same batch those that others want made at the
@@ -82,6 +119,10 @@ impl Verdicts {
             return true;
         }
         self.waiting.lock().extend_from_slice(&checks);
+        self.verify_waiting(&checks)
+    }
+
+    fn verify_waiting(&self, checks: &[Check]) -> bool {
         {
             // Whoever comes next takes what has gathered; the others find theirs made.
             let _one = self.making.lock();
@@ -170,6 +211,12 @@ impl Ahead {
         self.pool.install(f)
     }
 
+    /// Gathers what [`Self::look_at`] is then given: what is tried meanwhile is checked
+    /// together with it.
+    pub(super) fn gather(&self, gather: impl FnOnce()) {
+        self.verdicts.gather(gather);
+    }
+
     /// Makes the checks of items, in the names of the guardians that sent them,
     /// that have not been seen before. Those that have been are made when this returns.
     pub(super) fn look_at<'a>(
@@ -240,7 +287,7 @@ impl Ahead {
         let checks = Arc::new(WriteDown::default());
         let result = run(Arc::clone(&checks) as Arc<dyn Checker>);
         let checks = std::mem::take(&mut *checks.0.lock());
-        let all_hold = self.verdicts.verify(checks);
+        let all_hold = self.verdicts.verify_with_the_next(checks);
         self.seen.lock().insert(sha256(item), ());
         match all_hold {
             // As it ran with every check answered yes, so it is.
@@ -277,6 +324,46 @@ mod tests {
             message: [number; 32],
             signature: secp::sign_schnorr(&secret, &signed).to_vec(),
         }
+    }
+
+    #[test]
+    fn what_comes_while_somebody_gathers_is_in_their_batch() {
+        let verdicts = Verdicts::new();
+        assert!(verdicts.verify_with_the_next(vec![check(1)]), "nobody does");
+        let made = |number| verdicts.kept.lock().get(&check(number).digest());
+        std::thread::scope(|scope| {
+            let mut asked = Vec::new();
+            verdicts.gather(|| {
+                for number in [2, 3] {
+                    let verdicts = &verdicts;
+                    let ask = move || verdicts.verify_with_the_next(vec![check(number)]);
+                    asked.push(scope.spawn(ask));
+                }
+                while verdicts.waiting.lock().len() < 2 {
+                    std::thread::yield_now();
+                }
+                assert_eq!((made(2), made(3)), (None, None));
+                assert!(verdicts.verify(vec![check(4)]));
+                assert_eq!((made(2), made(3)), (Some(true), Some(false)));
+            });
+            let answers: Vec<bool> = asked
+                .into_iter()
+                .map(|thread| thread.join().expect("it does not panic"))
+                .collect();
+            assert_eq!(answers, [true, false]);
+        });
+        // Who gathers nothing in the end leaves what waits to whoever wants it.
+        std::thread::scope(|scope| {
+            let mut asked = None;
+            verdicts.gather(|| {
+                asked = Some(scope.spawn(|| verdicts.verify_with_the_next(vec![check(5)])));
+                while verdicts.waiting.lock().is_empty() {
+                    std::thread::yield_now();
+                }
+            });
+            let answer = asked.expect("it was asked").join();
+            assert!(answer.expect("it does not panic"));
+        });
     }
 
     #[test]

@@ -475,10 +475,10 @@ impl Pipeline {
     }
 
     /// Looks at peers' units before they are final: what is checked now need not be
-    /// checked later. Blocks; costs little for what has been seen before. On a guest
-    /// thread.
-    pub fn arrived(&self, units: &[OrderedUnit]) {
-        self.look_at_units(units.iter());
+    /// checked later, and what is handed in while they are gathered is checked with
+    /// them. Blocks; costs little for what has been seen before. On a guest thread.
+    pub fn arrive(&self, gather: impl FnOnce() -> Vec<OrderedUnit>) {
+        self.ahead.gather(|| self.look_at_units(gather().iter()));
     }
 
     /// Adds what is counted here.
