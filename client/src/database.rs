@@ -21,7 +21,7 @@ use modmint_core::{FederationId, InstanceId};
 use parking_lot::Mutex;
 use rocksdb::{DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 
-use crate::WalletError;
+use crate::{WalletError, deletions};
 
 /// Ends the process right behind the n-th durable write, as a crash would: for
 /// tests that kill the wallet at each of its crash points.
@@ -135,8 +135,15 @@ impl Database {
         options.set_max_open_files(64);
         options.set_keep_log_file_num(2);
         options.set_write_buffer_size(8 << 20);
-        let db = DB::open_cf(&options, &path, [WALLET, MODULES])
-            .map_err(|e| WalletError::disk(format!("opening {}", path.display()), e))?;
+        deletions::compact(&mut options);
+        let families = [WALLET, MODULES];
+        let with_options = families.map(|name| (name, options.clone()));
+        let disk = |e| WalletError::disk(format!("opening {}", path.display()), e);
+        let db = DB::open_cf_with_opts(&options, &path, with_options).map_err(disk)?;
+        for name in families {
+            let family = db.cf_handle(name).expect("it was opened with it");
+            db.set_options_cf(family, &deletions::FLUSH).map_err(disk)?;
+        }
         let crash_after = std::env::var(CRASH_VARIABLE)
             .ok()
             .map(|n| {
@@ -362,7 +369,9 @@ pub(crate) fn instance_prefix(federation: &FederationId, instance: InstanceId) -
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
     use super::*;
+    use modmint_core::sha256;
     use proptest::prelude::*;
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 
     fn open(directory: &Path) -> Arc<Database> {
         let lock = Lock::take(directory).unwrap();
@@ -400,6 +409,35 @@ mod tests {
             ]
         );
         assert_eq!(database.list(b"a", false, 1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_deleted_long_ago_costs_no_scan_anything() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open(directory.path());
+        let overlay = Overlay::new(Arc::clone(&database));
+        let note = |n: u32| sha256(&n.to_be_bytes()).to_vec();
+        let mut seen = PerfContext::default();
+        // Twenty notes, of which the oldest is always spent for a new one.
+        for new in 0..6_000_u32 {
+            let mut batch = Batch::default();
+            batch.modules.insert(note(new), Some(vec![0; 100]));
+            if let Some(old) = new.checked_sub(20) {
+                batch.modules.insert(note(old), None);
+            }
+            database.write(batch).unwrap();
+            set_perf_stats(PerfStatsLevel::EnableCount);
+            seen.reset();
+            assert!(overlay.scan(b"", None, 100, 1 << 20).unwrap().len() <= 20);
+            if new > 5_000 {
+                if seen.metric(PerfMetric::InternalDeleteSkippedCount) < 2_000 {
+                    return;
+                }
+                // Flushes and compactions take their time.
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            }
+        }
+        panic!("all deleted keys are passed over");
     }
 
     proptest! {

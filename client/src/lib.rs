@@ -7,6 +7,7 @@
 //!
 //! - [`seed`]: twelve words and what is derived from them
 //! - `database`: RocksDB, its lock, its crash points
+//! - `deletions`: how RocksDB gets rid of what was deleted
 //! - [`guardians`]: asking guardians over REST so that f liars and the dead do
 //!   not matter
 //! - [`module`], `executor`, `host`: calls into modules, one at a time, each one
@@ -22,6 +23,7 @@
 //! beyond what a wallet can check: hashes, signatures, equal answers.
 
 mod database;
+pub mod deletions;
 mod error;
 mod executor;
 mod federation;

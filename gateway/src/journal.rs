@@ -24,6 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use borsh::{BorshDeserialize, BorshSerialize};
+use modmint_client::deletions;
 use modmint_core::{FederationId, Hash32, config::BaseFee};
 use parking_lot::Mutex;
 use rocksdb::{DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
@@ -435,8 +436,10 @@ impl Journal {
         options.set_max_open_files(64);
         options.set_keep_log_file_num(2);
         options.set_write_buffer_size(8 << 20);
-        let db = DB::open(&options, folder)
-            .with_context(|| format!("the journal {} cannot be opened", folder.display()))?;
+        deletions::compact(&mut options);
+        let unopened = || format!("the journal {} cannot be opened", folder.display());
+        let db = DB::open(&options, folder).with_context(unopened)?;
+        db.set_options(&deletions::FLUSH).with_context(unopened)?;
         let crash_after = std::env::var(CRASH_VARIABLE)
             .ok()
             .map(|n| {
