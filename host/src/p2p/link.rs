@@ -22,7 +22,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HANDSHAKES: usize = 64;
 const MAX_HELLO_BYTES: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A guardian with a higher index that was away waits for so long at most: it dials nobody
+/// with a lower one.
+const LAST_RETRY: Duration = Duration::from_millis(500);
 /// A megabyte that a peer does not take in so long it does not read.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// A peer whose machine has vanished is noticed after about this time.
