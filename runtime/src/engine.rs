@@ -166,7 +166,7 @@ fn tick(engine: &Engine, slots: Arc<Slots>) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// As many calls at once as the pool has places; others wait, or the pool would
+/// So many calls at once, fewer than the pool has places; others wait, or the pool would
 /// refuse them and a guardian would stop for being busy.
 struct Slots {
     count: u32,
@@ -277,17 +277,20 @@ fn config(clock: Clock, calls: u32) -> Config {
     config.memory_init_cow(true); // default: true
     config.table_lazy_init(true); // default: true
 
+    // A module that is dropped holds places too, for as long as its images of memory take to
+    // be removed: one at a time.
+    let places = 2 * calls;
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(calls); // default: 1000
+    pool.total_component_instances(places); // default: 1000
     pool.max_component_instance_size(1 << 20); // default: the same
-    pool.total_core_instances(calls * limits::MAX_CORE_MODULES as u32); // default: 1000
+    pool.total_core_instances(places * limits::MAX_CORE_MODULES as u32); // default: 1000
     pool.max_core_instances_per_component(limits::MAX_CORE_MODULES as u32); // default: no limit
     pool.max_core_instance_size(1 << 20); // default: the same
-    pool.total_memories(calls * limits::MAX_MEMORIES as u32); // default: 1000
+    pool.total_memories(places * limits::MAX_MEMORIES as u32); // default: 1000
     pool.max_memories_per_component(limits::MAX_MEMORIES as u32); // default: no limit
     pool.max_memories_per_module(1); // default: the same
     pool.max_memory_size(limits::MAX_MEMORY_BYTES); // default: 4 GiB
-    pool.total_tables(calls * limits::MAX_TABLES as u32); // default: 1000
+    pool.total_tables(places * limits::MAX_TABLES as u32); // default: 1000
     pool.max_tables_per_component(limits::MAX_TABLES as u32); // default: no limit
     pool.max_tables_per_module(limits::MAX_TABLES as u32); // default: 1
     pool.table_elements(limits::MAX_TABLE_ELEMENTS); // default: the same
