@@ -32,15 +32,6 @@ const LN: &str = "ln";
 /// What anything but buying a preimage may take from the balance: fees, and the base fee
 /// of a transaction on top.
 const INCIDENTALS: Amount = Amount(100_000);
-
-fn incidentals(federation: &Federation) -> Amount {
-    Amount(INCIDENTALS.msat().saturating_add(base_fee(federation)))
-}
-
-/// What a transaction of the gateway's costs, millisatoshi.
-fn base_fee(federation: &Federation) -> u64 {
-    federation.config().base_fee.of(TRANSACTION_BYTES).msat()
-}
 /// A federation that could not be told of the gateway is told again after so long.
 const ANNOUNCE_AGAIN_SECONDS: u64 = 300;
 /// How often it is looked what is to be done.
@@ -51,6 +42,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So many payments out are under way in a federation at most. Whoever asks for one may
 /// name a contract that is not there; it counts until guardians have been asked.
 const MOST_PAYMENTS: usize = 500;
+
+fn incidentals(federation: &Federation) -> Amount {
+    Amount(INCIDENTALS.msat().saturating_add(base_fee(federation)))
+}
+
+/// What a transaction of the gateway's costs, millisatoshi.
+fn base_fee(federation: &Federation) -> u64 {
+    federation.config().base_fee.of(TRANSACTION_BYTES).msat()
+}
 
 /// A preimage that a federation is to sell.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,7 +68,9 @@ impl Health {
         }
         let problem = self.replaying().or_else(|| self.behind());
         let problem = problem.or_else(|| self.sessions.observing());
-        self.was_level.store(problem.is_none(), Memory::Relaxed);
+        if problem.is_none() {
+            self.was_level.store(true, Memory::Relaxed);
+        }
         problem
     }
 

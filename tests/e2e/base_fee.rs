@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{
     Fixture,
-    lightning::{SAT, World, balance, last, preimage_fits},
+    lightning::{SAT, World, balance, invoiced_at, last, preimage_fits},
     until,
 };
 use modmint::{
@@ -81,13 +81,7 @@ async fn pay(wallet: &Wallet, invoice: &str) {
 
 /// An invoice of a wallet's for 1000 sat, and the command that waits for it.
 async fn invoiced(wallet: &Wallet) -> (Running, String) {
-    let words = [&["ln", "invoice", "1000sat"][..], &DEAR].concat();
-    let mut waiting = wallet.begin(&words, &[]).expect("it begins");
-    let invoice = waiting
-        .progress(|line| line["details"]["invoice"].as_str().map(str::to_owned))
-        .await
-        .expect("there is an invoice");
-    (waiting, invoice)
+    invoiced_at(wallet, &[&["1000sat"][..], &DEAR].concat()).await
 }
 
 /// All that a gateway has for certain, counted once more: that is done every ten seconds.

@@ -81,8 +81,8 @@ impl Verdicts {
         }
     }
 
-    /// Gathers, and makes the checks of what it has gathered. What is to be made by the
-    /// next batch is in it.
+    /// Runs `gather`, which ends with [`Self::verify`]: what comes to
+    /// [`Self::verify_with_the_next`] meanwhile is in its batch.
     fn gather(&self, gather: impl FnOnce()) {
         struct Ended<'a>(&'a Verdicts);
         impl Drop for Ended<'_> {

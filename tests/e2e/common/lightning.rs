@@ -156,9 +156,13 @@ pub fn preimage_fits(paid: &Value, invoice: &str) -> bool {
 
 /// An invoice of a wallet's, and the command that waits for it.
 pub async fn invoiced(wallet: &Wallet, sat: &str) -> (Running, String) {
-    let mut waiting = wallet
-        .begin(&["ln", "invoice", sat], &[])
-        .expect("it begins");
+    invoiced_at(wallet, &[sat]).await
+}
+
+/// The same, with what else the command is told.
+pub async fn invoiced_at(wallet: &Wallet, words: &[&str]) -> (Running, String) {
+    let words = [&["ln", "invoice"], words].concat();
+    let mut waiting = wallet.begin(&words, &[]).expect("it begins");
     let invoice = waiting
         .progress(|line| line["details"]["invoice"].as_str().map(str::to_owned))
         .await
