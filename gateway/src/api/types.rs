@@ -137,7 +137,8 @@ pub struct MembershipResponse {
 pub struct JoinRequest {
     /// It begins with modmint1.
     pub invite: String,
-    /// Without them those of the configuration.
+    /// Without them those of the configuration, dearer by the base fee of the gateway's own
+    /// transactions.
     #[serde(default)]
     pub terms: Option<Terms>,
 }
