@@ -25,7 +25,7 @@ use modmint_core::{
 };
 use modmint_runtime::wallet::{Agreement, OutcomeRequest, QueryRequest};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{net::TcpSocket, sync::watch};
 
 use super::{Guardians, Opinions};
 use crate::operation::Fate;
@@ -166,6 +166,9 @@ async fn query(
 pub(crate) struct Set {
     pub(crate) fakes: Vec<Shared>,
     pub(crate) peers: Vec<PeerConfig>,
+    /// The places of those that are not there. Bound and not listened on, a port
+    /// refuses connections and is given to no other test's server.
+    _vacant: Vec<TcpSocket>,
     guardians: Guardians,
 }
 
@@ -184,9 +187,11 @@ impl Set {
 pub(crate) async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
     let mut peers = Vec::new();
     let mut shared = Vec::new();
+    let mut vacant = Vec::new();
     for (index, fake) in fakes.into_iter().enumerate() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
         peers.push(PeerConfig {
             name: format!("guardian {index}"),
             api_url: format!("http://{address}"),
@@ -196,7 +201,7 @@ pub(crate) async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
         });
         let Some(fake) = fake else {
             shared.push(Shared::default());
-            // Nobody listens there: connections are refused.
+            vacant.push(socket);
             continue;
         };
         let fake = Arc::new(Mutex::new(fake));
@@ -208,6 +213,7 @@ pub(crate) async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
             .route("/v1/modules/{instance}/outcomes", post(outcomes))
             .route("/v1/modules/{instance}/queries/{name}", post(query))
             .with_state(fake);
+        let listener = socket.listen(64).unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
     }
     let config = FederationConfig {
@@ -226,6 +232,7 @@ pub(crate) async fn guardians(fakes: [Option<Fake>; 4]) -> Set {
     Set {
         fakes: shared,
         peers,
+        _vacant: vacant,
         guardians: Guardians::new(&config).unwrap(),
     }
 }
