@@ -10,6 +10,8 @@ pub mod guardian;
 pub mod health;
 pub mod identity;
 pub mod keys;
+#[cfg(test)]
+mod loopback;
 pub mod metrics;
 pub mod ordering;
 pub mod p2p;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64},
 };
@@ -25,7 +25,10 @@ use super::{
     log::test_disk,
     *,
 };
-use crate::p2p::{P2pReceivers, P2pSetup};
+use crate::{
+    loopback,
+    p2p::{P2pReceivers, P2pSetup},
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -115,19 +118,11 @@ impl Federation {
     }
 
     fn of(size: u8, limits: SessionLimits) -> Self {
-        // Held until all are chosen, so that no port is chosen twice.
-        let sockets: Vec<TcpListener> = (0..size)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let listen: Vec<SocketAddr> = sockets
-            .iter()
-            .map(|socket| socket.local_addr().unwrap())
-            .collect();
         let mut federation = Self {
             peers: vec![],
             tls_keys: vec![],
             secrets: (1..=size).map(|byte| [byte; 32]).collect(),
-            listen,
+            listen: loopback::addresses(size.into()),
             disk: TempDir::new().unwrap(),
             limits,
         };

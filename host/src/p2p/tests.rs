@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::metrics::Peers;
+use crate::{loopback, metrics::Peers};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,14 +24,10 @@ struct Guardians {
 }
 
 fn guardians(count: usize) -> Guardians {
-    let sockets: Vec<_> = (0..count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let listen: Vec<SocketAddr> = sockets.iter().map(|s| s.local_addr().unwrap()).collect();
     let mut guardians = Guardians {
         peers: vec![],
         keys: vec![],
-        listen,
+        listen: loopback::addresses(count),
     };
     for me in 0..count {
         let made = rcgen::generate_simple_self_signed(vec!["guardian".into()]).unwrap();

@@ -1,18 +1,19 @@
 //! Against a real bitcoind on regtest: the one that `BITCOIND_EXE` names, or that
 //! `scripts/bitcoind` has fetched. Without one there is nothing to test here.
 
-use std::process::Stdio;
+use std::{net::SocketAddr, process::Stdio};
 
 use bitcoin::{Address, BlockHash};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
 use super::{super::rpc::Rpc, *};
+use crate::loopback;
 
 struct RealNode {
     executable: PathBuf,
     directory: tempfile::TempDir,
-    port: u16,
+    address: SocketAddr,
     process: Child,
     rpc: Rpc,
 }
@@ -33,17 +34,14 @@ fn executable() -> Option<PathBuf> {
 impl RealNode {
     async fn start(executable: PathBuf) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|free| free.local_addr())
-            .unwrap()
-            .port();
-        let process = spawn(&executable, &directory, port);
+        let address = loopback::addresses(1)[0];
+        let process = spawn(&executable, &directory, address);
         let cookie = BitcoindAuth::Cookie(directory.path().join("regtest/.cookie"));
-        let rpc = Rpc::new(&format!("http://127.0.0.1:{port}"), cookie).unwrap();
+        let rpc = Rpc::new(&format!("http://{address}"), cookie).unwrap();
         let node = Self {
             executable,
             directory,
-            port,
+            address,
             process,
             rpc,
         };
@@ -68,7 +66,7 @@ impl RealNode {
     }
 
     async fn start_again(&mut self) {
-        self.process = spawn(&self.executable, &self.directory, self.port);
+        self.process = spawn(&self.executable, &self.directory, self.address);
         self.until_ready().await;
     }
 
@@ -87,11 +85,14 @@ impl RealNode {
     }
 }
 
-fn spawn(executable: &PathBuf, directory: &tempfile::TempDir, port: u16) -> Child {
+fn spawn(executable: &PathBuf, directory: &tempfile::TempDir, address: SocketAddr) -> Child {
     Command::new(executable)
         .args(["-regtest", "-server", "-listen=0", "-printtoconsole=0"])
         .arg(format!("-datadir={}", directory.path().display()))
-        .arg(format!("-rpcport={port}"))
+        .args([
+            format!("-rpcbind={address}"),
+            "-rpcallowip=127.0.0.0/8".into(),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -109,7 +110,7 @@ async fn a_real_bitcoind_is_followed_through_a_reorganisation_and_a_restart() {
     let mut node = RealNode::start(executable).await;
     let start = node.block_id(0).await;
     let chain = Bitcoind::start(BitcoindSetup {
-        url: format!("http://127.0.0.1:{}", node.port),
+        url: format!("http://{}", node.address),
         auth: BitcoindAuth::Cookie(node.directory.path().join("regtest/.cookie")),
         network: Network::Regtest,
         chain_start: start,
