@@ -11,6 +11,7 @@
 
 pub mod at_rest;
 pub mod dealing;
+mod pairing;
 mod points;
 pub mod portable;
 mod scalar;

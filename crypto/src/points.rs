@@ -13,13 +13,15 @@
 use std::{
     collections::HashMap,
     ptr,
-    sync::{LazyLock, PoisonError, RwLock},
+    sync::{Arc, LazyLock, PoisonError, RwLock},
 };
 
 use blst::*;
-use rayon::prelude::*;
 
-use crate::scalar::{Interpolation, Scalar, Sign};
+use crate::{
+    pairing::Prepared,
+    scalar::{Interpolation, Scalar, Sign},
+};
 
 /// What the two groups have in common.
 pub(crate) trait Group: Copy + Eq + Send + Sync + Sized {
@@ -73,6 +75,11 @@ macro_rules! group {
                 let mut bytes = [0; $length];
                 unsafe { $compress(bytes.as_mut_ptr(), &self.0) };
                 bytes
+            }
+
+            /// As blst has it.
+            pub fn as_affine(&self) -> &$affine {
+                &self.0
             }
 
             fn projective(&self) -> $projective {
@@ -233,11 +240,21 @@ group!(
     blst_p2s_mult_pippenger_scratch_sizeof
 );
 
-/// How many pairs one Miller loop takes at a time; blst splits longer lists at
-/// the same length.
-const PAIRS_AT_A_TIME: usize = 16;
-
 impl G1 {
+    /// A point of the curve other than the identity in its canonical encoding, which may
+    /// lie outside of the subgroup: not to leave this file.
+    #[allow(
+        unsafe_code,
+        reason = "pointers from an array of 48 bytes and a local that outlive the calls"
+    )]
+    fn on_curve(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 48] = bytes.try_into().ok()?;
+        let mut point = blst_p1_affine::default();
+        let decoded = unsafe { blst_p1_uncompress(&mut point, bytes.as_ptr()) };
+        (decoded == BLST_ERROR::BLST_SUCCESS && !unsafe { blst_p1_affine_is_inf(&point) })
+            .then_some(Self(point))
+    }
+
     /// −self.
     #[allow(
         unsafe_code,
@@ -251,14 +268,22 @@ impl G1 {
 }
 
 /// Σ n_i · share_i: the shares' common secret times the interpolation's denominator.
-/// None if a share is no valid point, or the sum is the identity.
+/// None if a share is no point of the curve, or the sum is not of the subgroup or the
+/// identity.
+///
+/// The sum alone is held against the subgroup: whoever finds none, or one that does not
+/// verify, decodes every share by [`Group::from_bytes`] to say which is bad.
+#[allow(
+    unsafe_code,
+    reason = "pointers from arrays of 48 bytes and references that outlive the calls"
+)]
 pub(crate) fn combine_shares(shares: &[&[u8]], interpolation: &Interpolation) -> Option<G1> {
     let signs = interpolation.numerators().iter().map(|(sign, _)| *sign);
     let points: Vec<G1> = shares
         .iter()
         .zip(signs)
         .map(|(share, sign)| {
-            let point = G1::from_bytes(share)?;
+            let point = G1::on_curve(share)?;
             Some(match sign {
                 Sign::Plus => point,
                 Sign::Minus => point.negate(),
@@ -267,85 +292,63 @@ pub(crate) fn combine_shares(shares: &[&[u8]], interpolation: &Interpolation) ->
         .collect::<Option<_>>()?;
     let sizes = interpolation.numerators().iter();
     let sizes: Vec<&[u8]> = sizes.map(|(_, size)| &size.little_endian()[..]).collect();
-    G1::combine(&points, &sizes, interpolation.bits())
+    let sum = G1::combine(&points, &sizes, interpolation.bits())?;
+    unsafe { blst_p1_affine_in_g1(&sum.0) }.then_some(sum)
 }
 
-/// Whether Π e(p, q) = 1: Miller loops over everything, one final exponentiation.
-#[allow(
-    unsafe_code,
-    reason = "both lists of pointers have `pairs.len()` entries, each from a reference that \
-              outlives the call"
-)]
-pub(crate) fn pairing_product_is_one(pairs: &[(G1, G2)]) -> bool {
-    let miller_loop = |pairs: &[(G1, G2)]| {
-        let p: Vec<*const blst_p1_affine> =
-            pairs.iter().map(|(p, _)| ptr::from_ref(&p.0)).collect();
-        let q: Vec<*const blst_p2_affine> =
-            pairs.iter().map(|(_, q)| ptr::from_ref(&q.0)).collect();
-        let mut product = blst_fp12::default();
-        unsafe { blst_miller_loop_n(&mut product, q.as_ptr(), p.as_ptr(), pairs.len()) };
-        product
-    };
-    let product = match pairs.len() {
-        // One loop: waking other threads costs more than it saves.
-        ..=PAIRS_AT_A_TIME => miller_loop(pairs),
-        _ => pairs
-            .par_chunks(PAIRS_AT_A_TIME)
-            .map(miller_loop)
-            .reduce(blst_fp12::default, |a, b| a * b),
-    };
-    product.final_exp() == blst_fp12::default()
-}
-
-/// How many decoded keys are kept; a federation has about a hundred.
-const MAX_KEPT_KEYS: usize = 4096;
+/// How many decoded keys are kept, 20 kB each; a mint has 43 and each guardian as many.
+const MAX_KEPT_KEYS: usize = 512;
 /// How many decoded messages are kept: those of some seconds at full load.
 const MAX_KEPT_MESSAGES: usize = 8192;
 
-static KEPT_KEYS: Kept<G2, 96> = Kept::new(MAX_KEPT_KEYS);
-static KEPT_MESSAGES: Kept<G1, 48> = Kept::new(MAX_KEPT_MESSAGES);
+static KEPT_KEYS: Kept<Arc<Prepared>, 96> = Kept::new(MAX_KEPT_KEYS, |bytes| {
+    Prepared::from_bytes(bytes).map(Arc::new)
+});
+static KEPT_MESSAGES: Kept<G1, 48> = Kept::new(MAX_KEPT_MESSAGES, |bytes| G1::from_bytes(bytes));
 
-/// [`Group::from_bytes`] for public keys, which come again and again: decoded
-/// once, then kept.
-pub(crate) fn public_key(bytes: &[u8]) -> Option<G2> {
-    KEPT_KEYS.point(bytes)
+/// [`Group::from_bytes`] for public keys, which come again and again: decoded and
+/// prepared once, then kept.
+pub(crate) fn public_key(bytes: &[u8]) -> Option<Arc<Prepared>> {
+    KEPT_KEYS.get(bytes)
 }
 
 /// [`Group::from_bytes`] for blinded messages, which are looked at when they arrive,
 /// when they are ordered and when they are signed.
 pub(crate) fn blinded_message(bytes: &[u8]) -> Option<G1> {
-    KEPT_MESSAGES.point(bytes)
+    KEPT_MESSAGES.get(bytes)
 }
 
-/// Points that were decoded a short while ago. Only valid ones are kept: what is
-/// none stays none, and whoever sends it gains nothing.
-struct Kept<P, const N: usize> {
+/// What was decoded a short while ago. Only what is valid is kept: what is none stays
+/// none, and whoever sends it gains nothing.
+struct Kept<T, const N: usize> {
     size: usize,
-    points: LazyLock<RwLock<HashMap<[u8; N], P>>>,
+    decode: fn(&[u8; N]) -> Option<T>,
+    kept: LazyLock<RwLock<HashMap<[u8; N], T>>>,
 }
 
-impl<P: Group, const N: usize> Kept<P, N> {
-    const fn new(size: usize) -> Self {
+impl<T: Clone, const N: usize> Kept<T, N> {
+    const fn new(size: usize, decode: fn(&[u8; N]) -> Option<T>) -> Self {
         Self {
             size,
-            points: LazyLock::new(RwLock::default),
+            decode,
+            kept: LazyLock::new(RwLock::default),
         }
     }
 
-    fn point(&self, bytes: &[u8]) -> Option<P> {
+    fn get(&self, bytes: &[u8]) -> Option<T> {
         let bytes: [u8; N] = bytes.try_into().ok()?;
-        let kept = self.points.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(point) = kept.get(&bytes) {
-            return Some(*point);
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(&bytes) {
+            return Some(known.clone());
         }
         drop(kept);
-        let point = P::from_bytes(&bytes)?;
-        let mut kept = self.points.write().unwrap_or_else(PoisonError::into_inner);
+        let decoded = (self.decode)(&bytes)?;
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= self.size {
             kept.clear();
         }
-        kept.insert(bytes, point);
-        Some(point)
+        kept.insert(bytes, decoded.clone());
+        Some(decoded)
     }
 }
 
@@ -432,33 +435,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pairing_is_bilinear_over_more_pairs_than_one_loop_takes() {
-        let number = Scalar::from_index;
-        let (g1, g2) = (G1::generator(), G2::generator());
-        let mut pairs: Vec<_> = (1..=40)
-            .map(|i| (g1.mul(&number(i)), g2.mul(&number(41 - i))))
-            .collect();
-        let sum = (1..=40).map(|i| i * (41 - i)).sum();
-        pairs.push((g1.mul(&number(sum)).negate(), g2));
-        assert!(pairing_product_is_one(&pairs));
-        pairs[7].0 = g1;
-        assert!(!pairing_product_is_one(&pairs));
-    }
-
-    #[test]
     fn what_is_kept_is_what_was_decoded_and_never_more_than_so_many() {
-        let kept = Kept::<G1, 48>::new(3);
+        let kept = Kept::<G1, 48>::new(3, |bytes| G1::from_bytes(bytes));
         let points: Vec<_> = (1..=8)
             .map(|i| G1::generator().mul(&Scalar::from_index(i)))
             .collect();
         for point in points.iter().chain(&points) {
             let bytes = point.to_bytes();
-            assert_eq!(kept.point(&bytes).map(G1::to_bytes), Some(bytes));
-            assert!(kept.points.read().expect("nobody panics").len() <= 3);
+            assert_eq!(kept.get(&bytes).map(G1::to_bytes), Some(bytes));
+            assert!(kept.kept.read().expect("nobody panics").len() <= 3);
         }
         for junk in [&[0xff; 48][..], &[0; 48], &[1; 47], &[]] {
             for _ in 0..2 {
-                assert!(kept.point(junk).is_none());
+                assert!(kept.get(junk).is_none());
             }
         }
     }

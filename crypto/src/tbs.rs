@@ -7,7 +7,7 @@
 //! away: σ = r⁻¹ · Σ λ_i·s_i·b = f(0)·H(m), an ordinary BLS signature, which
 //! nobody can connect with b.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use modmint_core::config::HexBytes;
 use rand::{RngCore, rngs::OsRng};
@@ -15,7 +15,8 @@ use rayon::prelude::*;
 
 pub use crate::share::SecretShare;
 use crate::{
-    points::{G1, G2, Group, blinded_message, combine_shares, pairing_product_is_one, public_key},
+    pairing::{Prepared, generator, pairing_product_is_one},
+    points::{G1, Group, blinded_message, combine_shares, public_key},
     scalar::{Interpolation, Scalar},
 };
 
@@ -136,7 +137,7 @@ fn bad_shares(item: &SignedBlinding<'_>) -> Vec<u16> {
     let valid = |guardian: u16, share: &[u8]| {
         let key = item.share_keys.get(usize::from(guardian))?;
         let (key, share) = (public_key(&key.0)?, G1::from_bytes(share)?);
-        signed_by(message, share, key).then_some(())
+        signed_by(message, share, &key).then_some(())
     };
     item.shares
         .iter()
@@ -159,7 +160,7 @@ pub struct TbsCheck<'a> {
 struct Decoded {
     message: G1,
     signature: G1,
-    key: G2,
+    key: Arc<Prepared>,
 }
 
 impl Decoded {
@@ -173,13 +174,13 @@ impl Decoded {
     }
 
     fn verify(&self) -> bool {
-        signed_by(self.message, self.signature, self.key)
+        signed_by(self.message, self.signature, &self.key)
     }
 }
 
 /// e(σ, g₂) = e(H, key).
-fn signed_by(message: G1, signature: G1, key: G2) -> bool {
-    pairing_product_is_one(&[(signature.negate(), G2::generator()), (message, key)])
+fn signed_by(message: G1, signature: G1, key: &Prepared) -> bool {
+    pairing_product_is_one(&[(signature.negate(), generator()), (message, &key.lines)])
 }
 
 /// Whether the signature is the group's over the message.
@@ -270,27 +271,29 @@ fn batch_holds(batch: &[&Decoded]) -> bool {
     let coefficients = coefficients.enumerate().map(|(j, r)| r.filter(|_| j > 0));
 
     let mut signatures = Weighted::default();
-    let mut by_key: HashMap<[u8; 96], (G2, Weighted<'_>)> = HashMap::new();
+    let mut by_key: HashMap<[u8; 96], (&Prepared, Weighted<'_>)> = HashMap::new();
     for (decoded, coefficient) in batch.iter().zip(coefficients) {
         signatures.add(decoded.signature, coefficient);
         let (_, messages) = by_key
-            .entry(decoded.key.to_bytes())
-            .or_insert_with(|| (decoded.key, Weighted::default()));
+            .entry(decoded.key.point.to_bytes())
+            .or_insert_with(|| (&decoded.key, Weighted::default()));
         messages.add(decoded.message, coefficient);
     }
-    let of_keys: Vec<(G2, Weighted<'_>)> = by_key.into_values().collect();
-    let pair = |(key, messages): &(G2, Weighted<'_>)| Some((messages.sum()?, *key));
+    let of_keys: Vec<(&Prepared, Weighted<'_>)> = by_key.into_values().collect();
+    let sum = |of_key: &(&Prepared, Weighted<'_>)| of_key.1.sum();
     let (signature, messages) = match batch.len() {
-        ..FEW => (signatures.sum(), of_keys.iter().map(pair).collect()),
+        ..FEW => (signatures.sum(), of_keys.iter().map(sum).collect()),
         _ => rayon::join(
             || signatures.sum(),
-            || of_keys.par_iter().map(pair).collect::<Option<Vec<_>>>(),
+            || of_keys.par_iter().map(sum).collect::<Option<Vec<G1>>>(),
         ),
     };
     // A sum that is the identity proves nothing: single checks decide.
-    let (Some(signature), Some(mut pairs)) = (signature, messages) else {
+    let (Some(signature), Some(messages)) = (signature, messages) else {
         return false;
     };
-    pairs.push((signature.negate(), G2::generator()));
+    let keys = of_keys.iter().map(|(key, _)| &key.lines);
+    let pairs = messages.into_iter().zip(keys);
+    let pairs: Vec<_> = pairs.chain([(signature.negate(), generator())]).collect();
     pairing_product_is_one(&pairs)
 }

@@ -15,7 +15,8 @@ use modmint_core::{config::HexBytes, tagged_hash};
 
 pub use crate::share::SecretShare;
 use crate::{
-    points::{G1, G2, Group, combine_shares, pairing_product_is_one},
+    pairing::{Lines, pairing_product_is_one},
+    points::{G1, G2, Group, combine_shares},
     scalar::{Interpolation, Scalar},
     tbs::first_shares,
 };
@@ -29,8 +30,8 @@ const DOMAIN: &[u8] = b"modmint/tpe/v1 BLS12381G2_XMD:SHA-256_SSWU_RO_";
 struct Ciphertext {
     masked: [u8; 32],
     ephemeral: G1,
-    proof: G2,
-    challenge: G2,
+    proof: Lines,
+    challenge: Lines,
 }
 
 impl Ciphertext {
@@ -42,8 +43,8 @@ impl Ciphertext {
         let found = Self {
             masked: *masked,
             ephemeral,
-            proof: G2::from_bytes(proof)?,
-            challenge: challenge(key, ephemeral, masked, terms),
+            proof: Lines::of(&G2::from_bytes(proof)?),
+            challenge: Lines::of(&challenge(key, ephemeral, masked, terms)),
         };
         found
             .belong_together(found.ephemeral, G1::generator())
@@ -52,7 +53,7 @@ impl Ciphertext {
 
     /// Whether e(point, Q) = e(base, S): point is r·base.
     fn belong_together(&self, point: G1, base: G1) -> bool {
-        pairing_product_is_one(&[(point.negate(), self.challenge), (base, self.proof)])
+        pairing_product_is_one(&[(point.negate(), &self.challenge), (base, &self.proof)])
     }
 }
 

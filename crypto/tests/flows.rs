@@ -207,29 +207,36 @@ fn a_share_of_small_order_is_caught_before_it_makes_a_note_that_cannot_be_spent(
     let (keys, shares) = dealt();
     let (message, factor) = (b"a note", [8; 32]);
     let blinded = tbs::blind(message, &factor);
-    let mut signed: Vec<_> = (0..3u16)
-        .map(|guardian| {
+    let unblind = |guardians: [u16; 3]| {
+        let mut signed = guardians.map(|guardian| {
             let share = &shares[usize::from(guardian)][0];
-            (guardian, tbs::sign_share(share, &blinded).unwrap().to_vec())
-        })
-        .collect();
-    // σ + (0, 2): a pairing would not notice.
-    let mut of_order_three = [0; 48];
-    of_order_three[0] = 0x80;
-    let small = bls12_381::G1Affine::from_compressed_unchecked(&of_order_three).unwrap();
-    let bytes: [u8; 48] = signed[2].1.clone().try_into().unwrap();
-    let honest = bls12_381::G1Affine::from_compressed(&bytes).unwrap();
-    let sum = bls12_381::G1Affine::from(bls12_381::G1Projective::from(honest) + small);
-    signed[2].1 = sum.to_compressed().to_vec();
-    let item = SignedBlinding {
-        message,
-        factor: &factor,
-        group_key: &keys[0].public_key.0,
-        share_keys: &keys[0].share_keys,
-        shares: &signed,
-        threshold: THRESHOLD,
+            (guardian, tbs::sign_share(share, &blinded).unwrap())
+        });
+        // σ + (0, 2): a pairing would not notice.
+        let mut of_order_three = [0; 48];
+        of_order_three[0] = 0x80;
+        let small = bls12_381::G1Affine::from_compressed_unchecked(&of_order_three).unwrap();
+        let honest = bls12_381::G1Affine::from_compressed(&signed[2].1).unwrap();
+        let sum = bls12_381::G1Affine::from(bls12_381::G1Projective::from(honest) + small);
+        signed[2].1 = sum.to_compressed();
+        tbs::unblind(&[SignedBlinding {
+            message,
+            factor: &factor,
+            group_key: &keys[0].public_key.0,
+            share_keys: &keys[0].share_keys,
+            shares: &signed.map(|(guardian, share)| (guardian, share.to_vec())),
+            threshold: THRESHOLD,
+        }])
     };
-    assert_eq!(tbs::unblind(&[item]), Err(vec![2]));
+    // The third share is taken eight times here, which leaves two of the small point,
+    assert_eq!(unblind([0, 1, 3]), Err(vec![3]));
+    // and six times here, which leaves none: the note is as good as any.
+    let note = unblind([0, 1, 2]).unwrap();
+    assert!(tbs::verify(&TbsCheck {
+        public_key: &keys[0].public_key.0,
+        message,
+        signature: &note[0],
+    }));
 }
 
 #[test]
