@@ -184,6 +184,15 @@ impl Running {
             .ok()
     }
 
+    /// Ends it as a crash would. The wallet's folder is free then, which it is not at once
+    /// when this is dropped.
+    ///
+    /// # Errors
+    /// The system does not say that it has ended.
+    pub async fn kill(mut self) -> std::io::Result<()> {
+        self.child.kill().await
+    }
+
     /// Waits until it ends.
     ///
     /// # Errors

@@ -162,7 +162,7 @@ async fn a_gateway_asks_for_the_base_fee_that_it_pays() {
         last(gateway).await["state"] == "failed"
     })
     .await;
-    drop(waiting);
+    waiting.kill().await.expect("it ends");
     println!("given back: {}", last(gateway).await["reason"]);
     assert_eq!(total(gateway).await, had);
     balanced(federation).await.expect("the books balance");

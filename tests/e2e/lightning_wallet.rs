@@ -197,7 +197,7 @@ async fn a_program_and_a_person_pay_what_they_were_quoted_and_nothing_else() {
 
     // What is to be scanned is the invoice, in capitals.
     let (waiting, invoice) = modmint::tour::invoice(&person, 1_000).await.expect("one");
-    drop(waiting);
+    waiting.kill().await.expect("it ends");
     let all = person.run(&["operations"]).await.expect("a list");
     let listed = all["operations"].as_array().expect("a list");
     let scan = listed
