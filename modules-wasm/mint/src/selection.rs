@@ -162,8 +162,12 @@ pub fn beyond_target(stock: &Counts, fee: u64, most: u32) -> Counts {
 pub fn change(stock: &Counts, amount: u64, fee: u64) -> Counts {
     let mut made = NONE;
     let mut rest = amount;
-    // Room for the remainder, one of each denomination.
-    let mut room = MOST_OUTPUTS - u32::from(DENOMINATIONS);
+    // Room for the remainder: one of each denomination, and of the largest as many as
+    // there may be.
+    let largest = amount / (worth(DENOMINATIONS - 1) + fee);
+    let remainder =
+        u32::from(DENOMINATIONS).saturating_add(u32::try_from(largest).unwrap_or(u32::MAX));
+    let mut room = MOST_OUTPUTS.saturating_sub(remainder);
     let worthwhile = |e: &u8| net(*e, fee).is_some();
     let wanted = |e: &u8| *e >= SMALLEST_TARGETED && worth(*e) >= fee.saturating_mul(64);
     for e in exponents().filter(wanted) {
