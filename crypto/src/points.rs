@@ -296,7 +296,7 @@ pub(crate) fn combine_shares(shares: &[&[u8]], interpolation: &Interpolation) ->
     unsafe { blst_p1_affine_in_g1(&sum.0) }.then_some(sum)
 }
 
-/// How many decoded keys are kept, 20 kB each; a mint has 43 and each guardian as many.
+/// How many decoded keys are kept, 20 kB each; a mint has 42.
 const MAX_KEPT_KEYS: usize = 512;
 /// How many decoded messages are kept: those of some seconds at full load.
 const MAX_KEPT_MESSAGES: usize = 8192;
@@ -318,16 +318,16 @@ pub(crate) fn blinded_message(bytes: &[u8]) -> Option<G1> {
     KEPT_MESSAGES.get(bytes)
 }
 
-/// What was decoded a short while ago. Only what is valid is kept: what is none stays
-/// none, and whoever sends it gains nothing.
-struct Kept<T, const N: usize> {
+/// What was computed of some bytes a short while ago. Only what is valid is kept: what
+/// is none stays none, and whoever sends it gains nothing.
+pub(crate) struct Kept<T, const N: usize> {
     size: usize,
     decode: fn(&[u8; N]) -> Option<T>,
     kept: LazyLock<RwLock<HashMap<[u8; N], T>>>,
 }
 
 impl<T: Clone, const N: usize> Kept<T, N> {
-    const fn new(size: usize, decode: fn(&[u8; N]) -> Option<T>) -> Self {
+    pub const fn new(size: usize, decode: fn(&[u8; N]) -> Option<T>) -> Self {
         Self {
             size,
             decode,
@@ -335,7 +335,8 @@ impl<T: Clone, const N: usize> Kept<T, N> {
         }
     }
 
-    fn get(&self, bytes: &[u8]) -> Option<T> {
+    /// What these bytes are; none if they are nothing, or of another length.
+    pub fn get(&self, bytes: &[u8]) -> Option<T> {
         let bytes: [u8; N] = bytes.try_into().ok()?;
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.get(&bytes) {

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 pub use crate::share::SecretShare;
 use crate::{
     pairing::{Prepared, generator, pairing_product_is_one},
-    points::{G1, Group, blinded_message, combine_shares, public_key},
+    points::{G1, Group, Kept, blinded_message, combine_shares, public_key},
     scalar::{Interpolation, Scalar},
 };
 
@@ -38,7 +38,15 @@ pub fn blind(message: &[u8], factor: &[u8; 32]) -> [u8; 48] {
 }
 
 fn blinded(message: &[u8], factor: &Scalar) -> G1 {
-    G1::hash(message, DOMAIN).mul(factor)
+    own_message(message).mul(factor)
+}
+
+/// The point of a message of the wallet's own, which is needed to blind it and again to
+/// take the blinding away. A key of secp256k1, as notes have, is kept meanwhile.
+fn own_message(message: &[u8]) -> G1 {
+    static KEPT: Kept<G1, 33> = Kept::new(1024, |key| Some(G1::hash(key, DOMAIN)));
+    KEPT.get(message)
+        .unwrap_or_else(|| G1::hash(message, DOMAIN))
 }
 
 /// A guardian's share of the signature, in constant time; none unless `blinded`
@@ -81,7 +89,7 @@ pub fn unblind(items: &[SignedBlinding<'_>]) -> Result<Vec<[u8; 48]>, Vec<u16>> 
             Some(Decoded {
                 signature: combine(item, &mut interpolations)?,
                 key: public_key(item.group_key)?,
-                message: G1::hash(item.message, DOMAIN),
+                message: own_message(item.message),
             })
         })
         .collect();

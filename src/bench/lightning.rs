@@ -215,10 +215,10 @@ impl fmt::Display for LightningReport {
             ("swapped", &self.swap),
         ];
         for (name, kind) in kinds {
-            let Latency { p50, p95, p99 } = &kind.latency_ms;
+            let Latency { p50, p95, p99, max } = &kind.latency_ms;
             writeln!(
                 f,
-                "{name:9} {:6.1}/s  latency p50 {p50:.0} ms, p95 {p95:.0} ms, p99 {p99:.0} ms; \
+                "{name:9} {:6.1}/s  latency p50 {p50:.0} ms, p95 {p95:.0} ms, p99 {p99:.0} ms, at most {max:.0} ms; \
                  {:.0} ms of the gateway's CPU for each",
                 kind.payments_per_second, kind.gateway_cpu_ms_per_payment
             )?;

@@ -89,6 +89,8 @@ pub struct Latency {
     pub p95: f64,
     /// 99 of 100 took no longer.
     pub p99: f64,
+    /// None took longer.
+    pub max: f64,
 }
 
 impl Latency {
@@ -102,6 +104,7 @@ impl Latency {
             p50: percentile(50),
             p95: percentile(95),
             p99: percentile(99),
+            max: percentile(100),
         }
     }
 }
@@ -115,6 +118,14 @@ pub struct CpuSeconds {
     pub wallets: f64,
     /// bitcoind's, if it was started here.
     pub bitcoind: Option<f64>,
+}
+
+impl CpuSeconds {
+    /// How much of what all have used the wallets have, 0 to 1.
+    fn wallets_share(&self) -> f64 {
+        let others = self.guardians.iter().sum::<f64>() + self.bitcoind.unwrap_or(0.0);
+        self.wallets / (self.wallets + others)
+    }
 }
 
 /// One figure for each guardian; none if they were not founded here.
@@ -305,14 +316,16 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "latency               p50 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, to spendable notes",
-            self.latency_ms.p50, self.latency_ms.p95, self.latency_ms.p99
+            "latency               p50 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, at most {:.0} ms, to \
+             spendable notes",
+            self.latency_ms.p50, self.latency_ms.p95, self.latency_ms.p99, self.latency_ms.max
         )?;
         writeln!(
             f,
-            "CPU                   guardians {} s; wallets {:.1} s; bitcoind {} s",
+            "CPU                   guardians {} s; wallets {:.1} s, {:.0} % of all; bitcoind {} s",
             list(&self.cpu_seconds.guardians, 1),
             self.cpu_seconds.wallets,
+            self.cpu_seconds.wallets_share() * 100.0,
             known(self.cpu_seconds.bitcoind, 1)
         )?;
         writeln!(
