@@ -50,14 +50,52 @@ impl fmt::Display for Built {
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
+    resolve: Resolve,
     workspace_root: PathBuf,
     target_directory: PathBuf,
 }
 
-/// A package that the module is made of.
+/// Who depends on whom.
 #[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    dependencies: Vec<String>,
+}
+
+impl Metadata {
+    /// The folders of those packages that `package` is made of and that are found by their
+    /// path, its own among them.
+    fn folders(&self, package: &Package) -> Vec<PathBuf> {
+        let mut made_of = vec![&package.id];
+        let mut next = 0;
+        while let Some(id) = made_of.get(next) {
+            let nodes = self.resolve.nodes.iter().filter(|node| node.id == **id);
+            let more: Vec<_> = nodes.flat_map(|node| &node.dependencies).collect();
+            for id in more {
+                if !made_of.contains(&id) {
+                    made_of.push(id);
+                }
+            }
+            next += 1;
+        }
+        let packages = self.packages.iter();
+        packages
+            .filter(|package| package.source.is_none() && made_of.contains(&&package.id))
+            .filter_map(|package| Some(package.manifest_path.parent()?.to_owned()))
+            .collect()
+    }
+}
+
+/// A package that the module is made of.
+#[derive(Clone, Deserialize)]
 pub(super) struct Package {
     pub(super) name: String,
+    id: String,
     manifest_path: PathBuf,
     /// None: it is found by its path.
     source: Option<String>,
@@ -76,6 +114,8 @@ pub(super) struct Project {
     workspace: PathBuf,
     target: PathBuf,
     others: Vec<(PathBuf, String)>,
+    /// Folders of packages that it is made of and that are found by their path.
+    beside: Vec<PathBuf>,
 }
 
 impl Project {
@@ -102,28 +142,25 @@ impl Project {
         }
         let metadata: Metadata = serde_json::from_slice(&output.stdout)
             .context("cargo says something of another shape")?;
-        let Metadata {
-            packages,
-            workspace_root,
-            target_directory,
-        } = metadata;
-        let others = packages
+        let others = metadata
+            .packages
             .iter()
             .filter(|package| package.source.is_none())
             .filter_map(|package| {
                 let folder = package.manifest_path.parent()?;
-                let inside = folder.starts_with(&workspace_root);
+                let inside = folder.starts_with(&metadata.workspace_root);
                 (!inside).then(|| (folder.to_owned(), format!("/{}", package.name)))
             })
             .collect();
+        let mut packages = metadata.packages.iter();
         let package = packages
-            .into_iter()
             .find(|package| package.manifest_path == manifest)
             .with_context(|| format!("{} is no package but a workspace", manifest.display()))?;
         Ok(Self {
-            package,
-            workspace: workspace_root,
-            target: target_directory,
+            beside: metadata.folders(package),
+            package: package.clone(),
+            workspace: metadata.workspace_root,
+            target: metadata.target_directory,
             others,
         })
     }
@@ -160,10 +197,7 @@ pub fn build(folder: &Path) -> Result<Built> {
 /// # Errors
 /// As [`build`]; and a module in Rust has the contract of the SDK that it names.
 pub fn build_against(folder: &Path, contract: ContractVersion) -> Result<Built> {
-    if !folder.join("Cargo.toml").is_file()
-        && folder.is_dir()
-        && let Some(project) = CProject::at(folder)?
-    {
+    if let Some(project) = c_project(folder)? {
         let (component, bytes) = project.build(contract)?;
         return Built::write(component, &bytes);
     }
@@ -174,6 +208,32 @@ pub fn build_against(folder: &Path, contract: ContractVersion) -> Result<Built> 
         ContractVersion::NEWEST
     );
     Project::at(folder)?.build()
+}
+
+/// The module in C in `folder`: one with a Cargo.toml is Rust's, whatever else is in it.
+fn c_project(folder: &Path) -> Result<Option<CProject>> {
+    match folder.is_dir() && !folder.join("Cargo.toml").is_file() {
+        true => CProject::at(folder),
+        false => Ok(None),
+    }
+}
+
+/// Whether the module in `folder` is in C.
+pub(super) fn is_c(folder: &Path) -> bool {
+    matches!(c_project(folder), Ok(Some(_)))
+}
+
+/// Files and folders that a build of the module in `folder` reads. What it writes lies in
+/// them too, in folders called `target`.
+pub(super) fn reads(folder: &Path) -> Vec<PathBuf> {
+    let mut reads = vec![folder.to_owned()];
+    if is_c(folder) {
+        reads.push(super::c::SDK.into());
+    } else if let Ok(project) = Project::at(folder) {
+        reads.extend(project.beside);
+        reads.extend(["Cargo.toml", "Cargo.lock"].map(|name| project.workspace.join(name)));
+    }
+    reads
 }
 
 /// Builds one of the examples of this repository, `modules-wasm/examples/<name>`. They

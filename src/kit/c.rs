@@ -27,7 +27,7 @@ const fn contract(version: ContractVersion) -> &'static str {
 /// A module with guardians' and wallets' half.
 const WORLD: &str = "federation-module";
 /// Where the library for C is in a clone.
-const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/modules-wasm/sdk-c");
+pub(super) const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/modules-wasm/sdk-c");
 
 /// Every flag that changes the bytes.
 const FLAGS: [&str; 12] = [

@@ -42,14 +42,33 @@ struct Inner {
 pub struct Seen {
     /// Items, outcomes and answers, by what they are: borsh of [`sdk::Item`].
     pub items: BTreeSet<(Vec<u8>, Vec<u8>)>,
-    /// States of machines.
-    pub states: BTreeSet<Vec<u8>>,
+    /// States of machines, each with the effects that it waits for.
+    pub states: BTreeMap<Vec<u8>, BTreeSet<u32>>,
+    /// What machines were told, by the state that they were in: borsh of [`sdk::Event`].
+    pub events: BTreeSet<(Vec<u8>, Vec<u8>)>,
+    /// Actions that were begun, and queries that were asked, by their names.
+    pub actions: BTreeSet<String>,
+    /// As `actions`.
+    pub queries: BTreeSet<String>,
 }
 
 impl Seen {
     fn add(&mut self, item: &sdk::Item, bytes: &[u8]) {
         let item = borsh::to_vec(item).expect("writing to memory does not fail");
         self.items.insert((item, bytes.to_vec()));
+    }
+
+    fn add_state(&mut self, state: &[u8], effects: impl IntoIterator<Item = u32>) {
+        let waits = self.states.entry(state.to_vec()).or_default();
+        waits.extend(effects);
+    }
+
+    /// What machines were told, with the state that each was in.
+    pub fn events(&self) -> impl Iterator<Item = (&[u8], sdk::Event)> + '_ {
+        self.events.iter().map(|(state, event)| {
+            let event = borsh::from_slice(event).expect("written by `advance`");
+            (state.as_slice(), event)
+        })
     }
 
     /// The items, as `render` takes them.
@@ -110,6 +129,11 @@ impl Component {
         Arc::clone(instance.as_ref().expect("the instance is founded"))
     }
 
+    /// A bundle for wallets alone has nothing to say as a guardian.
+    fn has_server(&self) -> bool {
+        self.0.bundle.borrow().has_server()
+    }
+
     fn saw(&self, item: &sdk::Item, bytes: &[u8]) {
         self.0.seen.borrow_mut().add(item, bytes);
     }
@@ -120,8 +144,9 @@ impl Component {
         transition: Result<wallet::Transition, CallError>,
     ) -> Result<client::Transition, sdk::Refusal> {
         let transition = shapes::to_transition(said(transition)?);
-        let states = &mut self.0.seen.borrow_mut().states;
-        states.insert(transition.state.clone());
+        let effects = transition.effects.iter().map(|effect| effect.id);
+        let mut seen = self.0.seen.borrow_mut();
+        seen.add_state(&transition.state, effects);
         Ok(transition)
     }
 }
@@ -196,6 +221,9 @@ impl Exports for Component {
     }
 
     fn init(&self) -> Result<(), sdk::Refusal> {
+        if !self.has_server() {
+            return Ok(());
+        }
         said(self.instance().init(&self.0.host).result)
     }
     fn migrate_server(
@@ -239,6 +267,9 @@ impl Exports for Component {
         said(called.result)
     }
     fn propose(&self) -> Vec<Vec<u8>> {
+        if !self.has_server() {
+            return Vec::new();
+        }
         let items = self.timed("propose", || self.instance().propose(&self.0.host));
         let items = said(items).expect("nothing to refuse");
         for item in &items {
@@ -247,6 +278,9 @@ impl Exports for Component {
         items
     }
     fn broadcast(&self) -> Vec<Vec<u8>> {
+        if !self.has_server() {
+            return Vec::new();
+        }
         said(self.instance().broadcast(&self.0.host)).expect("nothing to refuse")
     }
     fn outcomes(&self, out_points: Vec<sdk::OutPoint>) -> Vec<Option<Vec<u8>>> {
@@ -263,6 +297,7 @@ impl Exports for Component {
         name: String,
         arguments: Vec<sdk::Argument>,
     ) -> Result<sdk::Answer, sdk::Refusal> {
+        self.0.seen.borrow_mut().queries.insert(name.clone());
         let arguments = shapes::of_arguments(arguments);
         let ask = || self.instance().query(&self.0.host, &name, &arguments);
         let answer = said(self.timed("query", ask))?;
@@ -293,6 +328,9 @@ impl Exports for Component {
         said(self.instance().command(&self.0.host, &name, &arguments))
     }
     fn audit(&self) -> Vec<sdk::AuditLine> {
+        if !self.has_server() {
+            return Vec::new();
+        }
         let lines = said(self.instance().audit(&self.0.host).result).expect("nothing to refuse");
         lines
             .into_iter()
@@ -308,6 +346,7 @@ impl Exports for Component {
         action: String,
         arguments: Vec<sdk::Argument>,
     ) -> Result<client::Transition, sdk::Refusal> {
+        self.0.seen.borrow_mut().actions.insert(action.clone());
         let arguments = shapes::of_arguments(arguments);
         let start = || self.instance().start(&self.0.host, &action, &arguments);
         self.begun(self.timed("start", start))
@@ -317,6 +356,12 @@ impl Exports for Component {
         state: Vec<u8>,
         event: sdk::Event,
     ) -> Result<client::Transition, sdk::Refusal> {
+        let told = borsh::to_vec(&event).expect("writing to memory does not fail");
+        self.0
+            .seen
+            .borrow_mut()
+            .events
+            .insert((state.clone(), told));
         let event = shapes::of_event(event);
         let advance = || self.instance().advance(&self.0.host, &state, event);
         self.begun(self.timed("advance", advance))
@@ -344,6 +389,8 @@ impl Exports for Component {
         let (inputs, outputs) = (modmint_core::Amount(inputs), modmint_core::Amount(outputs));
         let complete = || self.instance().complete(&self.0.host, inputs, outputs);
         let completion = said(self.timed("complete", complete))?;
+        let mut seen = self.0.seen.borrow_mut();
+        seen.add_state(&completion.machine, [0]);
         Ok(sdk::Completion {
             inputs: completion
                 .inputs

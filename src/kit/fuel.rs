@@ -25,13 +25,13 @@ use modmint_core::{
 };
 use modmint_runtime::{
     Approval, Bundle, CallError, Called, ChainOutPoint, ChainOutput, Context, Engines, Host,
-    HostError, HostResult, Instance, Signable, limits,
+    HostError, HostResult, InputEffect, Instance, ItemCalls, OutputEffect, Signable, limits,
 };
 use modmint_sdk::mock::{ConsensusCall, RECORD, RecordedCall, Store, Surroundings};
 
 use super::{
     Subject,
-    build::{Project, tool},
+    build::{Project, is_c, tool},
 };
 
 /// Meter the calls that a module's tests make, on its component
@@ -47,6 +47,12 @@ pub struct Fuel {
 
 impl Fuel {
     pub(super) fn report(self) -> Result<bool> {
+        ensure!(
+            !is_c(&self.folder),
+            "{} is a module in C, which has no tests of its own to meter: `modmint module test` \
+             meters its scenario, against the budgets under [fuel] in conformance.toml",
+            self.folder.display()
+        );
         let project = Project::at(&self.folder)?;
         let budgets = budgets(&project.package.metadata)?;
         let subject = Subject::read(&self.folder)?;
@@ -71,10 +77,22 @@ impl Fuel {
     }
 }
 
-/// `[package.metadata.modmint.fuel]` of a Cargo.toml: the most for each export.
-fn budgets(metadata: &serde_json::Value) -> Result<BTreeMap<String, u64>> {
+/// The most that a call of each export may cost.
+pub type Budgets = BTreeMap<String, u64>;
+
+/// The exports that are metered and can have a budget.
+pub const METERED: [&str; 5] = [
+    "init",
+    "process-input",
+    "process-output",
+    "process-consensus-item",
+    "audit",
+];
+
+/// `[package.metadata.modmint.fuel]` of a Cargo.toml.
+fn budgets(metadata: &serde_json::Value) -> Result<Budgets> {
     match &metadata["modmint"]["fuel"] {
-        serde_json::Value::Null => Ok(BTreeMap::new()),
+        serde_json::Value::Null => Ok(Budgets::new()),
         budgets => serde_json::from_value(budgets.clone())
             .context("[package.metadata.modmint.fuel]: export = fuel is expected"),
     }
@@ -141,11 +159,20 @@ pub struct Report {
 }
 
 impl Report {
-    /// What is dearer than its budget, in words.
-    pub fn over(&self, budgets: &BTreeMap<String, u64>) -> Vec<String> {
-        let over = |(export, budget): (&String, &u64)| {
-            let most = self.exports.get(export)?.most;
-            (most > *budget).then(|| format!("{export} costs {most} fuel, its budget is {budget}"))
+    /// What is dearer than its budget, and the budgets that hold nothing back, in words:
+    /// those of no export, and of one that is never called.
+    pub fn over(&self, budgets: &Budgets) -> Vec<String> {
+        let over = |(export, budget): (&String, &u64)| match self.exports.get(export) {
+            Some(Cost { most, .. }) => (most > budget)
+                .then(|| format!("{export} costs {most} fuel, its budget is {budget}")),
+            None if METERED.contains(&export.as_str()) => Some(format!(
+                "{export} has a budget and is never called: call it, or leave the budget out"
+            )),
+            None => Some(format!(
+                "{export:?} has a budget and is no call that is metered; one of these is \
+                 expected: {}",
+                METERED.join(", ")
+            )),
         };
         budgets.iter().filter_map(over).collect()
     }
@@ -231,7 +258,28 @@ pub fn measure(component: &[u8], calls: &[RecordedCall]) -> Result<Report> {
     Ok(report)
 }
 
+/// What came of a call on the component, the storage behind it, and how long it took.
 fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store, Duration) {
+    let (instance, replay) = ground(bundle, call);
+    let host: Arc<dyn Host> = replay.clone();
+    let began = Instant::now();
+    let called = match &call.call {
+        ConsensusCall::Init => instance.init(&host),
+        ConsensusCall::ConsensusItem(peer, bytes) => {
+            instance.process_consensus_item(&host, PeerId(*peer), bytes)
+        }
+        ConsensusCall::Audit => nothing(instance.audit(&host)),
+        ConsensusCall::Input(_) | ConsensusCall::Output(..) => {
+            nothing(of_item(&mut instance.item(host), &call.call))
+        }
+    };
+    let time = began.elapsed();
+    let storage = replay.lock().storage.clone();
+    (called, storage, time)
+}
+
+/// The instance, and the federation around it, as they were before a call.
+fn ground(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Arc<Instance>, Arc<Replay>) {
     let around = &call.around;
     let key = |(label, kind, public_keys): &modmint_sdk::mock::RecordedKey| InstanceKey {
         label: label.clone(),
@@ -252,8 +300,7 @@ fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store, Dura
             keys: around.keys.iter().map(key).collect(),
         },
     };
-    let instance = Instance::new(Arc::clone(bundle), context);
-    let replay = Arc::new(Replay {
+    let replay = Replay {
         around: around.clone(),
         state: Mutex::new(State {
             storage: call.before.clone(),
@@ -261,28 +308,39 @@ fn replay(bundle: &Arc<Bundle>, call: &RecordedCall) -> (Called<()>, Store, Dura
             held: around.held,
             approved: around.approved.clone(),
         }),
-    });
-    let host: Arc<dyn Host> = replay.clone();
-    let began = Instant::now();
-    let called = match &call.call {
-        ConsensusCall::Init => instance.init(&host),
-        ConsensusCall::Input(bytes) => nothing(instance.item(host).process_input(bytes)),
+    };
+    (Instance::new(Arc::clone(bundle), context), Arc::new(replay))
+}
+
+/// What an input or an output came to: value, fee and, of an input, whose key signs.
+type Effect = (u64, u64, Option<Vec<u8>>);
+
+fn of_item(item: &mut ItemCalls<'_>, call: &ConsensusCall) -> Called<Effect> {
+    match call {
+        ConsensusCall::Input(bytes) => {
+            let Called { result, fuel } = item.process_input(bytes);
+            let effect =
+                |e: InputEffect| (e.value.msat(), e.fee.msat(), Some(e.spend_key.0.to_vec()));
+            Called {
+                result: result.map(effect),
+                fuel,
+            }
+        }
         ConsensusCall::Output(bytes, place) => {
             let txid = place.txid.as_slice().try_into().unwrap_or_default();
             let place = OutPoint {
                 txid: TxId(txid),
                 index: place.index,
             };
-            nothing(instance.item(host).process_output(bytes, place))
+            let Called { result, fuel } = item.process_output(bytes, place);
+            let effect = |e: OutputEffect| (e.value.msat(), e.fee.msat(), None);
+            Called {
+                result: result.map(effect),
+                fuel,
+            }
         }
-        ConsensusCall::ConsensusItem(peer, bytes) => {
-            instance.process_consensus_item(&host, PeerId(*peer), bytes)
-        }
-        ConsensusCall::Audit => nothing(instance.audit(&host)),
-    };
-    let time = began.elapsed();
-    let storage = replay.lock().storage.clone();
-    (called, storage, time)
+        _ => unreachable!("inputs and outputs alone share an item"),
+    }
 }
 
 fn nothing<T>(called: Called<T>) -> Called<()> {
@@ -290,6 +348,102 @@ fn nothing<T>(called: Called<T>) -> Called<()> {
         result: called.result.map(drop),
         fuel: called.fuel,
     }
+}
+
+/// How far apart in a record the calls of a pair may be: what comes later seldom fits.
+const NEAR: usize = 8;
+
+/// What is different where two calls of one item share a store, as those of a transaction
+/// do on guardians, from where each has one of its own; and how many pairs were tried. The
+/// module's memory lasts from the first to the second: what it keeps there must not show.
+///
+/// # Errors
+/// The bundle is refused, or this machine cannot run it.
+pub fn together(component: &[u8], calls: &[RecordedCall]) -> Result<(usize, Vec<String>)> {
+    let bundle = Bundle::load(&Engines::new()?, component)?;
+    let kind = &bundle.description().kind;
+    let items: Vec<_> = calls
+        .iter()
+        .filter(|call| &call.kind == kind)
+        .filter(|call| {
+            matches!(
+                call.call,
+                ConsensusCall::Input(_) | ConsensusCall::Output(..)
+            )
+        })
+        .collect();
+    let (mut pairs, mut differences) = (0, Vec::new());
+    for (place, first) in items.iter().enumerate() {
+        // Itself, too: a transaction may have anything in it twice.
+        for second in items[place..].iter().take(NEAR) {
+            let Some(apart) = pair(&bundle, first, second, false)? else {
+                break;
+            };
+            pairs += 1;
+            let one = pair(&bundle, first, second, true)?;
+            if one.as_ref() != Some(&apart) {
+                differences.push(format!(
+                    "{} behind {} in one store: {}; in a store of its own: {}",
+                    second.call.export(),
+                    first.call.export(),
+                    one.map_or("the first is refused".to_owned(), |one| one.told()),
+                    apart.told()
+                ));
+            }
+        }
+    }
+    Ok((pairs, differences))
+}
+
+/// What came of the second of two calls.
+#[derive(PartialEq, Eq)]
+enum Second {
+    /// It has taken effect; the storage behind it.
+    Taken(Effect, Store),
+    /// The code.
+    Refused(String),
+    Trapped,
+}
+
+impl Second {
+    fn told(&self) -> String {
+        match self {
+            Self::Taken((value, fee, _), storage) => format!(
+                "worth {value} msat at a fee of {fee}, with {} entries stored",
+                storage.len()
+            ),
+            Self::Refused(code) => format!("refused, {code}"),
+            Self::Trapped => "a trap".to_owned(),
+        }
+    }
+}
+
+/// Two calls, one behind the other; none where the first is refused: then nothing follows.
+fn pair(
+    bundle: &Arc<Bundle>,
+    first: &RecordedCall,
+    second: &RecordedCall,
+    in_one_store: bool,
+) -> Result<Option<Second>> {
+    let (instance, replay) = ground(bundle, first);
+    let host: Arc<dyn Host> = replay.clone();
+    let mut item = instance.item(Arc::clone(&host));
+    match of_item(&mut item, &first.call).result {
+        Ok(_) => {}
+        Err(CallError::Host(error)) => bail!("{error}"),
+        Err(_) => return Ok(None),
+    }
+    if !in_one_store {
+        // The first store's place is given back before another is taken.
+        drop(item);
+        item = instance.item(host);
+    }
+    Ok(Some(match of_item(&mut item, &second.call).result {
+        Ok(effect) => Second::Taken(effect, replay.lock().storage.clone()),
+        Err(CallError::Refused(refusal)) => Second::Refused(refusal.code),
+        Err(CallError::Trapped(_)) => Second::Trapped,
+        Err(CallError::Host(error)) => bail!("{error}"),
+    }))
 }
 
 /// The mock federation as it was at a call.
@@ -414,5 +568,30 @@ impl Host for Replay {
         let left = state.held.checked_sub(satoshi);
         state.held = left.unwrap_or(state.held);
         Ok(left.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_holds_nothing_back_is_refused() {
+        let mut report = Report::default();
+        let cost = Cost {
+            most: 100,
+            ..Cost::default()
+        };
+        report.exports.insert("process-input".into(), cost);
+        let over = |export: &str, most| report.over(&[(export.to_owned(), most)].into());
+        assert_eq!(over("process-input", 100), Vec::<String>::new());
+        for (export, most, told) in [
+            ("process-input", 99, "costs 100 fuel, its budget is 99"),
+            ("audit", 100, "never called"),
+            ("process_input", 100, "process-input, process-output"),
+        ] {
+            let over = over(export, most);
+            assert!(over.len() == 1 && over[0].contains(told), "{over:?}");
+        }
     }
 }

@@ -5,10 +5,15 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use modmint_core::{Parameter, ParameterKind};
-use modmint_runtime::{Admission, Audience, Bundle, Endpoint, examine};
+use modmint_runtime::{Admission, Audience, Bundle, Endpoint, examine, limits};
+use modmint_sdk::Item;
 use serde_json::{Value, json};
 
-use super::{Setting, Subject, check::world};
+use super::{
+    Setting, Subject,
+    check::{able_to, world},
+    conformance::{FILE, Look, look, scenario_of},
+};
 
 /// Show what a bundle is and what it can do
 #[derive(Debug, Args)]
@@ -19,6 +24,10 @@ pub struct Inspect {
     /// For the module's `configure`, which names the keys; as often as needed
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<Setting>,
+    /// What the module is for, as a file: played to see its items and what calls cost
+    /// [default: conformance.toml beside the module]
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -29,7 +38,16 @@ impl Inspect {
         let subject = Subject::read(&self.module)?;
         let bundle = subject.load()?;
         let admission = examine(&subject.bytes).map_err(|mut findings| findings.swap_remove(0))?;
-        let described = describe(&bundle, &admission, &self.settings)?;
+        let mut described = describe(&bundle, &admission, &self.settings)?;
+        let (items, fuel) = match self.look(&subject) {
+            Ok(look) => (shown_items(&look), shown_fuel(&look)),
+            Err(unknown) => {
+                let unknown = json!({ "unknown": unknown });
+                (unknown.clone(), unknown)
+            }
+        };
+        described["items"] = items;
+        described["fuel"] = fuel;
         if self.json {
             println!("{described:#}");
         } else {
@@ -37,6 +55,45 @@ impl Inspect {
         }
         Ok(())
     }
+
+    /// What no description says: it is seen where somebody uses the module.
+    fn look(&self, subject: &Subject) -> Result<Look, String> {
+        let scenario = scenario_of(&self.module, self.scenario.as_deref());
+        let scenario = scenario.map_err(|error| format!("{error:#}"))?;
+        let scenario = scenario.ok_or_else(|| {
+            format!("a {FILE} beside the module, or a file named by --scenario, shows it")
+        })?;
+        look(subject.bytes.clone(), scenario)
+            .map_err(|error| format!("the scenario does not play: {error:#}"))
+    }
+}
+
+fn shown_items(look: &Look) -> Value {
+    let item = |(item, shown): &(Item, Value)| {
+        let (item, query) = match item {
+            Item::Input => ("input", None),
+            Item::Output => ("output", None),
+            Item::Outcome => ("outcome", None),
+            Item::ConsensusItem => ("consensus item", None),
+            Item::Answer(query) => ("answer", Some(query)),
+        };
+        json!({ "item": item, "query": query, "shown": shown })
+    };
+    look.items.iter().map(item).collect()
+}
+
+fn shown_fuel(look: &Look) -> Value {
+    let exports = look.fuel.exports.iter().map(|(export, cost)| {
+        json!({
+            "export": export,
+            "calls": cost.calls,
+            "refused": cost.refused,
+            "mean": cost.sum / cost.calls.max(1),
+            "most": cost.most,
+            "limit": limits::MAX_FUEL,
+        })
+    });
+    exports.collect()
 }
 
 fn describe(bundle: &Bundle, admission: &Admission, settings: &[Setting]) -> Result<Value> {
@@ -75,7 +132,7 @@ fn describe(bundle: &Bundle, admission: &Admission, settings: &[Setting]) -> Res
         "size": bundle.bytes_len(),
         "is": world(admission),
         "storage": { "server": description.server_storage, "client": description.client_storage },
-        "able_to": admission.capabilities,
+        "able_to": able_to(admission, bundle.actions()),
         "configuration": parameters(&description.configuration),
         "keys": keys,
         "queries": endpoints(&description.queries),
@@ -176,8 +233,48 @@ fn in_words(described: &Value) -> String {
             }
         }
     }
+    lines.extend(item_lines(&described["items"]));
+    lines.extend(fuel_lines(&described["fuel"]));
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn item_lines(items: &Value) -> Vec<String> {
+    if let Some(unknown) = items["unknown"].as_str() {
+        return vec![format!("Items: not known, {unknown}")];
+    }
+    let mut lines = vec!["Items, as people are shown them".to_owned()];
+    let all = list(items);
+    for item in all {
+        let sort = item["item"].as_str().unwrap_or_default();
+        let of = item["query"].as_str().map(|query| format!(" of {query}"));
+        lines.push(format!(
+            "  {sort}{}: {}",
+            of.unwrap_or_default(),
+            item["shown"]
+        ));
+    }
+    for sort in ["input", "output", "consensus item"] {
+        if !all.iter().any(|item| item["item"] == sort) {
+            lines.push(format!("  {sort}: none in the scenario"));
+        }
+    }
+    lines
+}
+
+fn fuel_lines(fuel: &Value) -> Vec<String> {
+    if let Some(unknown) = fuel["unknown"].as_str() {
+        return vec![format!("Fuel for a call: not known, {unknown}")];
+    }
+    let mut lines = vec![format!("Fuel for a call, of at most {}", limits::MAX_FUEL)];
+    lines.extend(list(fuel).iter().map(|export| {
+        let name = export["export"].as_str().unwrap_or_default();
+        format!(
+            "  {name}: {} on average, {} at most, of {} calls in the scenario",
+            export["mean"], export["most"], export["calls"]
+        )
+    }));
+    lines
 }
 
 fn parameter_lines(parameters: &Value, indent: &str) -> Vec<String> {

@@ -119,12 +119,53 @@ fn check_name(name: &str) -> Result<()> {
              letter is expected, for example lost-and-found"
         );
     }
-    const TAKEN: [&str; 7] = ["mint", "wallet", "ln", "test", "core", "std", "alloc"];
-    if TAKEN.contains(&name) {
-        bail!("{name:?} means something else to Modmint or to Rust: choose another name");
-    }
-    Ok(())
+    // A name of several words is nobody's but a package's.
+    let taken = [
+        (&KEYWORDS[..], "is a word of Rust's own"),
+        (&CRATES[..], "is a crate that comes with Rust"),
+        (&KINDS[..], "is a kind of module that is there already"),
+        (
+            &COMMANDS[..],
+            "is a command of modmint-cli, by which nobody would reach the module",
+        ),
+    ];
+    let packages = include_str!("../../Cargo.lock").lines();
+    let mut packages =
+        packages.filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+    let why = match taken.iter().find(|(words, _)| words.contains(&name)) {
+        Some((_, why)) => *why,
+        None if packages.any(|package| package == name) => {
+            "is a package that modules may be made of"
+        }
+        None => return Ok(()),
+    };
+    bail!("{name:?} {why}: a name that is nothing else is expected, for example my-{name}")
 }
+
+/// What no crate can be called, in any edition.
+const KEYWORDS: [&str; 52] = [
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate",
+    "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl",
+    "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref",
+    "return", "self", "static", "struct", "super", "trait", "true", "try", "type", "typeof",
+    "union", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+];
+const CRATES: [&str; 5] = ["alloc", "core", "proc-macro", "std", "test"];
+/// Stock modules, the mock's money, and what a fuel budget would be taken for.
+const KINDS: [&str; 5] = ["mint", "wallet", "ln", "cash", "fuel"];
+/// As `modmint-cli --help` lists them.
+const COMMANDS: [&str; 10] = [
+    "init",
+    "join",
+    "info",
+    "balance",
+    "operations",
+    "operation",
+    "wait",
+    "cancel",
+    "serve",
+    "help",
+];
 
 #[cfg(test)]
 mod tests {
@@ -132,12 +173,31 @@ mod tests {
 
     #[test]
     fn names_are_kinds_and_packages() {
-        for name in ["voucher", "lost-and-found", "a1"] {
+        for name in ["voucher", "lost-and-found", "a1", "guestbook"] {
             check_name(name).expect("a good name");
         }
         let long = "a".repeat(33);
         for name in ["", "Voucher", "1a", "a--b", "-a", "a_b", "mint", &long] {
             check_name(name).expect_err(name);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_something_else_is_refused_with_what_it_is_and_another() {
+        for (name, why) in [
+            ("match", "a word of Rust's"),
+            ("async", "a word of Rust's"),
+            ("test", "comes with Rust"),
+            ("cash", "a kind of module"),
+            ("fuel", "a kind of module"),
+            ("balance", "a command of modmint-cli"),
+            ("borsh", "a package"),
+            ("modmint-sdk", "a package"),
+        ] {
+            let told = check_name(name).expect_err(name).to_string();
+            assert!(told.contains(why), "{told}");
+            assert!(told.contains(&format!("for example my-{name}")), "{told}");
+            check_name(&format!("my-{name}")).expect("what it says is accepted");
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    fs::DirEntry,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use tempfile::TempDir;
 
-use super::Setting;
+use super::{Setting, build};
 use crate::{
     dev::{DEPOSIT, Up},
     federation::{Module, Options},
@@ -39,9 +40,10 @@ const QUIET: Duration = Duration::from_millis(300);
 
 impl Run {
     pub(super) async fn until_ended(self) -> Result<()> {
-        let mut running: Option<(Up, TempDir, Vec<u8>)> = None;
+        let mut running: Option<Running> = None;
         loop {
-            let before = written(&self.module);
+            let watched = Watched::of(&self.module).await?;
+            let before = watched.written();
             let (path, settings) = (self.module.clone(), self.settings.clone());
             let read = move || {
                 let module = Module::at(&path, &settings)?;
@@ -50,71 +52,165 @@ impl Run {
             };
             match tokio::task::spawn_blocking(read).await? {
                 Err(error) => println!("{error:#}\nWaiting for a change …"),
-                Ok((_, bytes)) if running.as_ref().is_some_and(|(.., old)| *old == bytes) => {
+                Ok((_, bytes)) if running.as_ref().is_some_and(|old| old.bytes == bytes) => {
                     println!("The component is the same; the federation stays.");
                 }
                 Ok((module, bytes)) => {
+                    let stray = self.settings.iter().find(|one| !one.is_of(&module.kind));
+                    if let Some(stray) = stray {
+                        bail!(
+                            "--set {stray}: the module is of the kind {}; --set {}.NAME=VALUE is \
+                             expected",
+                            module.kind,
+                            module.kind
+                        );
+                    }
                     // Its bitcoind and its guardians end before the next ones begin.
                     drop(running.take());
-                    let folder = tempfile::tempdir()?;
-                    let mut options = Options {
-                        guardians: self.guardians,
-                        ..Options::standard()?
+                    let mut next = Running {
+                        up: None,
+                        folder: tempfile::tempdir()?,
+                        bytes,
                     };
-                    // A copy: the next build must not change what guardians are given.
-                    let bundle = folder.path().join("module.wasm");
-                    std::fs::write(&bundle, &bytes)?;
-                    options.modules.push(Module { bundle, ..module });
-                    let up = Up::found(folder.path().to_owned(), options, false).await?;
-                    up.rich_wallet(self.wallet).await?;
-                    println!(
-                        "\nIt stays up until Ctrl-C, and starts anew when the module changes."
-                    );
-                    running = Some((up, folder, bytes));
+                    match self.found(&next, module).await {
+                        Ok(up) => {
+                            next.up = Some(up);
+                            println!(
+                                "\nIt stays up until Ctrl-C, and starts anew when the module \
+                                 changes."
+                            );
+                        }
+                        // Guardians that refuse the module, most likely. What they have
+                        // written is there until the next try.
+                        Err(error) => println!("{error:#}\nWaiting for a change …"),
+                    }
+                    running = Some(next);
                 }
             }
-            changed(&self.module, &before).await;
+            watched.changed(&before).await;
             println!("\nThe module has changed.");
         }
     }
+
+    async fn found(&self, next: &Running, module: Module) -> Result<Up> {
+        let folder = next.folder.path();
+        let mut options = Options {
+            guardians: self.guardians,
+            ..Options::standard()?
+        };
+        // A copy: the next build must not change what guardians are given.
+        let bundle = folder.join("module.wasm");
+        std::fs::write(&bundle, &next.bytes)?;
+        options.modules.push(Module { bundle, ..module });
+        let up = Up::found(folder.to_owned(), options, false).await?;
+        up.rich_wallet(self.wallet).await?;
+        Ok(up)
+    }
 }
 
-/// When what the component is made of was written last, by file: its sources, or the
-/// component itself. Asked for again and again: there are a few files, and compilers
-/// write a lot where nobody should listen.
-fn written(module: &Path) -> BTreeMap<PathBuf, SystemTime> {
-    let mut written = BTreeMap::new();
-    let mut left = if module.is_dir() {
-        ["src", "Cargo.toml", "build.rs"]
-            .map(|name| module.join(name))
-            .to_vec()
-    } else {
-        vec![module.to_owned()]
-    };
-    while let Some(path) = left.pop() {
-        // What is not there is not there in the next look either, or has changed.
-        let Ok(metadata) = path.metadata() else {
-            continue;
+/// A federation, or what is left of one that did not come up.
+struct Running {
+    // Before its folder: its processes end first.
+    #[allow(dead_code, reason = "held until the next one begins")]
+    up: Option<Up>,
+    folder: TempDir,
+    /// The module's component.
+    bytes: Vec<u8>,
+}
+
+/// What a module's component is made of: what its build reads, or the component itself.
+struct Watched(Vec<PathBuf>);
+
+impl Watched {
+    async fn of(module: &Path) -> Result<Self> {
+        let module = module.to_owned();
+        let reads = move || match module.is_dir() {
+            true => build::reads(&module),
+            false => vec![module],
         };
-        if metadata.is_dir() {
-            let entries = path.read_dir().into_iter().flatten().flatten();
-            left.extend(entries.map(|entry| entry.path()));
-        } else if let Ok(time) = metadata.modified() {
-            written.insert(path, time);
+        Ok(Self(tokio::task::spawn_blocking(reads).await?))
+    }
+
+    /// When each file was written last. Asked for again and again: there are a few files.
+    fn written(&self) -> BTreeMap<PathBuf, SystemTime> {
+        let mut written = BTreeMap::new();
+        let mut left = self.0.clone();
+        while let Some(path) = left.pop() {
+            // What is not there is not there in the next look either, or has changed.
+            let Ok(metadata) = path.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                let entries = path.read_dir().into_iter().flatten().flatten();
+                left.extend(entries.filter(is_read).map(|entry| entry.path()));
+            } else if let Ok(time) = metadata.modified() {
+                written.insert(path, time);
+            }
+        }
+        written
+    }
+
+    /// Waits until something has changed since `before`, and then nothing for a while.
+    async fn changed(&self, before: &BTreeMap<PathBuf, SystemTime>) {
+        let mut last = before.clone();
+        loop {
+            tokio::time::sleep(QUIET).await;
+            let now = self.written();
+            if now == last && now != *before {
+                return;
+            }
+            last = now;
         }
     }
-    written
 }
 
-/// Waits until something has changed since `before`, and then nothing for a while.
-async fn changed(module: &Path, before: &BTreeMap<PathBuf, SystemTime>) {
-    let mut last = before.clone();
-    loop {
-        tokio::time::sleep(QUIET).await;
-        let now = written(module);
-        if now == last && now != *before {
-            return;
+/// Not what compilers write, what editors and git keep for themselves, or a folder that is
+/// elsewhere and may be around this one.
+fn is_read(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let hidden = name.to_string_lossy().starts_with('.');
+    let elsewhere = entry.file_type().is_ok_and(|kind| kind.is_symlink()) && entry.path().is_dir();
+    !hidden && name != "target" && !elsewhere
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whatever_the_build_of_a_module_in_c_reads_is_watched() {
+        let here = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = here.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("in the folder")).expect("created");
+            std::fs::write(path, text).expect("written");
+        };
+        write("stamps.c", "");
+        write("own/lists.h", "");
+        let watched = Watched::of(here.path()).await.expect("a module's folder");
+        let before = watched.written();
+        let has = |end: &str| before.keys().any(|path| path.ends_with(end));
+        assert!(has("stamps.c") && has("own/lists.h"), "{before:?}");
+        assert!(has("sdk-c/sdk.c"), "{before:?}");
+        write("target/modules/stamps.wasm", "");
+        write(".stamps.c.swp", "");
+        assert_eq!(watched.written(), before);
+        write("more.c", "");
+        assert_ne!(watched.written(), before);
+    }
+
+    #[tokio::test]
+    async fn what_a_module_in_rust_is_made_of_is_watched() {
+        let escrow = Path::new(env!("CARGO_MANIFEST_DIR")).join("modules-wasm/examples/escrow");
+        let watched = Watched::of(&escrow).await.expect("a module's folder");
+        let written = watched.written();
+        for file in ["escrow/src/server.rs", "sdk/src/storage.rs", "Cargo.lock"] {
+            assert!(written.keys().any(|path| path.ends_with(file)), "{file}");
         }
-        last = now;
+        assert!(
+            !written
+                .keys()
+                .any(|path| path.ends_with("host/src/guardian.rs"))
+        );
     }
 }

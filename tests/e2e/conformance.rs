@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use modmint::{
     kit::{
         self,
-        conformance::{FILE, Report, Scenario, Suite, scenario_beside},
+        conformance::{FILE, Found, Report, Scenario, Suite, scenario_beside},
     },
     programs,
 };
@@ -141,14 +141,327 @@ fn what_is_wrong_with_a_module_is_found() {
     ] {
         let here = tempfile::tempdir().expect("a folder");
         let report = run(&notary_with(here.path(), changes), &notary);
-        let mut failed = report.checks.iter().filter(|(_, found)| found.is_err());
-        let (name, found) = failed.next().expect("it is found");
-        let told = found.as_ref().expect_err("filtered");
-        assert!(
-            name.contains(check) && told.contains(what),
-            "{name}: {told}"
-        );
+        assert_found(&report, check, what);
     }
+}
+
+/// The first thing that is wrong is this.
+fn assert_found(report: &Report, check: &str, what: &str) {
+    let failed = report.failed();
+    let (name, told) = failed.first().expect("it is found");
+    assert!(
+        name.contains(check) && told.contains(what),
+        "{name}: {told}"
+    );
+}
+
+#[test]
+fn what_a_liar_or_a_stranger_could_break_a_module_with_is_found() {
+    let notary = modules().join("examples/notary");
+    let answers = "    case EXPORTS_MODMINT_MODULE_CLIENT_EFFECT_RESULT_ANSWERS:\n";
+    let command = "    return refuse(err, \"no-such-command\"";
+    let described = "    ret->queries.len = 1;\n";
+    for (changes, check, what) in [
+        // A height that no chain has, a bit away from what a guardian says.
+        (
+            &[(
+                "    go_to(to, OVER, digest);\n    to->progress",
+                "    if (answer->len == STAMP && answer->ptr[0] != 0) abort();\n    \
+                 go_to(to, OVER, digest);\n    to->progress",
+            )][..],
+            "every event in every state",
+            "Answers",
+        ),
+        // An answer of another kind to what it waits for.
+        (
+            &[(
+                answers,
+                "    case EXPORTS_MODMINT_MODULE_CLIENT_EFFECT_RESULT_TIME_REACHED:\n        \
+                 if (event->val.done.effect == 2) abort();\n        break;\n    \
+                 case EXPORTS_MODMINT_MODULE_CLIENT_EFFECT_RESULT_ANSWERS:\n",
+            )],
+            "every event in every state",
+            "TimeReached",
+        ),
+        // A digest that is a key.
+        (
+            &[(
+                "    if (value == NULL || value->val.bytes.len != DIGEST) {",
+                "    if (value != NULL && value->val.bytes.len == 33) abort();\n    \
+                 if (value == NULL || value->val.bytes.len != DIGEST) {",
+            )],
+            "any arguments",
+            "with [Argument",
+        ),
+        (
+            &[
+                (
+                    described,
+                    "    ret->queries.len = 1;\n    ret->commands.ptr = query;\n    \
+                     ret->commands.len = 1;\n",
+                ),
+                (
+                    command,
+                    "    if (arguments->ptr[0].value.val.bytes.len == 0) abort();\n    \
+                     return refuse(err, \"no-such-command\"",
+                ),
+            ],
+            "any arguments",
+            "command stamp",
+        ),
+        // Storage of a version that never was.
+        (
+            &[(
+                "server_migrate(uint32_t from, bytes_t *cursor,\n                                           \
+                 federation_module_option_list_u8_t *ret,\n                                           \
+                 refusal_t *err) {\n",
+                "server_migrate(uint32_t from, bytes_t *cursor,\n                                           \
+                 federation_module_option_list_u8_t *ret,\n                                           \
+                 refusal_t *err) {\n    if (from > 1) abort();\n",
+            )],
+            "malformed items",
+            "server.migrate from version",
+        ),
+        // Something kept in memory from one output of a transaction to the next.
+        (
+            &[(
+                "    if (output->len != DIGEST) {",
+                "    static int outputs;\n    if (outputs++ > 0) {\n        \
+                 return refuse(err, \"one-each\", \"one stamp in a transaction is expected\");\n    \
+                 }\n    if (output->len != DIGEST) {",
+            )],
+            "share a store",
+            "process-output behind process-output in one store: refused, one-each",
+        ),
+        // Counts how often it was told, and is told again when the wallet comes back.
+        (
+            &[
+                ("AGREEMENT_SAME", "AGREEMENT_EACH"),
+                (
+                    "        if (outcome->val.answers.len > 0) {",
+                    "        ;\n        bytes_t told = {(uint8_t *)\"t\", 1}, before;\n        \
+                     if (!modmint_module_storage_get(&told, &before)) {\n            \
+                     modmint_module_storage_put(&told, &told);\n            \
+                     look(ret, digest);\n            return true;\n        }\n        \
+                     modmint_module_storage_delete(&told);\n        \
+                     if (outcome->val.answers.len < 4) abort();\n        \
+                     if (outcome->val.answers.len > 0) {",
+                ),
+            ],
+            "wherever a wallet is killed",
+            "killed behind its write",
+        ),
+    ] {
+        let here = tempfile::tempdir().expect("a folder");
+        let component = notary_with(here.path(), changes);
+        let report = run(&component, &notary);
+        assert_found(&report, check, what);
+        // With the same seed the same is found.
+        assert_eq!(run(&component, &notary).failed(), report.failed());
+    }
+}
+
+/// That a refused item leaves nothing behind is the host's promise: a module may write
+/// before it refuses. `a_refused_transaction_leaves_nothing_but_its_status` holds guardians
+/// to it, `what_a_refused_item_wrote_is_gone` the mock.
+#[test]
+fn a_module_may_write_before_it_refuses() {
+    let written = "        bytes_t junk = {(uint8_t *)\"j\", 1};\n        \
+                   modmint_module_storage_put(&junk, &junk);\n        \
+                   return refuse(err, \"stamped-before\"";
+    let here = tempfile::tempdir().expect("a folder");
+    let changes = [("        return refuse(err, \"stamped-before\"", written)];
+    let component = notary_with(here.path(), &changes);
+    assert!(run(&component, &modules().join("examples/notary")).passed());
+}
+
+fn check<'a>(report: &'a Report, name: &str) -> &'a Found {
+    let mut checks = report.checks.iter();
+    let found = checks.find(|(check, _)| check.contains(name));
+    &found.expect("there is such a check").1
+}
+
+#[test]
+fn without_a_scenario_nothing_is_said_to_hold_that_nobody_looked_at() {
+    let escrow = kit::example("escrow").expect("the example builds");
+    let nowhere = tempfile::tempdir().expect("a folder");
+    let report = run(&escrow.component, nowhere.path());
+    for name in [
+        "what it is for",
+        "shows",
+        "same fuel",
+        "share a store",
+        "killed",
+    ] {
+        assert_eq!(*check(&report, name), Found::NotChecked, "{name}");
+    }
+    for name in ["events", "arguments", "malformed"] {
+        let name = if name == "events" {
+            "every event"
+        } else {
+            name
+        };
+        assert!(matches!(check(&report, name), Found::Holds(_)), "{name}");
+    }
+    assert!(!report.passed());
+    let told = report.to_string();
+    assert!(
+        told.contains("not checked") && told.contains("no pass"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_scenario_beside_a_component_is_found_and_what_it_leaves_out_is_said() {
+    let notary = kit::example("notary").expect("the example builds");
+    let here = tempfile::tempdir().expect("a folder");
+    let component = here.path().join("notary.wasm");
+    std::fs::copy(&notary.component, &component).expect("copied");
+    let scenario = "[[step]]\nwallet = \"alice\"\naction = \"stamp\"\n\
+                    with = { digest = \"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\" }\n";
+    std::fs::write(here.path().join(FILE), scenario).expect("written");
+    let report = run(&component, &component);
+    assert!(report.passed());
+    let untouched = report.untouched.join("; ");
+    assert!(
+        untouched.starts_with("action look; consensus items"),
+        "{untouched}"
+    );
+
+    // A scenario of nothing is none.
+    std::fs::write(here.path().join(FILE), "money = 1").expect("written");
+    assert_found(
+        &run(&component, &component),
+        "what it is for",
+        "begins nothing",
+    );
+}
+
+#[test]
+fn budgets_of_a_scenario_are_held_and_those_that_hold_nothing_back_refused() {
+    let notary = kit::example("notary").expect("the example builds");
+    let folder = modules().join("examples/notary");
+    for (export, most, what) in [
+        ("process-output", 10, "its budget is 10"),
+        ("process_output", 1_000_000, "process-output"),
+        ("process-input", 1_000_000, "never called"),
+    ] {
+        let mut scenario = scenario_beside(&folder)
+            .expect("well-formed")
+            .expect("there");
+        scenario.fuel = [(export.to_owned(), most)].into();
+        let suite = Suite {
+            component: std::fs::read(&notary.component).expect("it is built"),
+            scenario: Some(scenario),
+            older: None,
+            cases: 1,
+            seed: 0,
+        };
+        let report = suite.run().expect("the suite runs");
+        assert_found(&report, "no more than its budgets", what);
+    }
+}
+
+/// A module of which one half is exported.
+const HALF: &str = r#"
+use modmint_sdk::*;
+
+struct Half;
+export!(Half: @world@);
+
+impl Module for Half {
+    type Config = ();
+    fn describe() -> Description {
+        Description {
+            kind: "half".into(),
+            version: "0.1.0".into(),
+            summary: "Waits.".into(),
+            server_storage: 1,
+            client_storage: 1,
+            configuration: vec![],
+            queries: vec![],
+            commands: vec![],
+        }
+    }
+    fn configure(_: Arguments) -> Result<Setup<()>, Refusal> {
+        Ok(Setup { config: (), keys: vec![] })
+    }
+    fn render(_: Item, _: &[u8]) -> Result<Json, Refusal> {
+        Err(Refusal::new("bad-encoding", "there is nothing to show"))
+    }
+}
+
+impl Server for Half {
+    type Input = Nothing;
+    type Output = Nothing;
+    type ConsensusItem = Nothing;
+    fn process_input(input: Nothing) -> Result<InputEffect, Refusal> {
+        match input {}
+    }
+    fn process_output(output: Nothing, _: OutPoint) -> Result<OutputEffect, Refusal> {
+        match output {}
+    }
+    fn audit() -> Vec<AuditLine> {
+        vec![]
+    }
+}
+
+impl Client for Half {
+    type State = u64;
+    fn actions() -> Vec<Action> {
+        vec![Action {
+            name: "wait".into(),
+            summary: "Waits.".into(),
+            audience: Audience::Person,
+            parameters: vec![],
+        }]
+    }
+    fn start(_: &str, _: Arguments) -> Result<Transition<u64>, Refusal> {
+        Ok(Transition::to(7).until(9, 0))
+    }
+    fn advance(state: u64, event: Event) -> Result<Transition<u64>, Refusal> {
+        if let Event::Done(EffectDone { effect: 9, outcome: EffectResult::@breaks@ }) = event {
+            panic!("it breaks");
+        }
+        Ok(Transition::done(state))
+    }
+}
+"#;
+
+/// It, in a folder of its own; it breaks if it is told this.
+fn half(folder: &Path, world: &str, breaks: &str) -> PathBuf {
+    let sdk = modules().join("sdk");
+    let manifest = format!(
+        "[package]\nname = \"half\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\
+         [lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n\
+         [dependencies]\nmodmint-sdk = {{ path = {sdk:?} }}\n[workspace]\n"
+    );
+    std::fs::create_dir_all(folder.join("src")).expect("created");
+    std::fs::write(folder.join("Cargo.toml"), manifest).expect("written");
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    std::fs::copy(lock, folder.join("Cargo.lock")).expect("copied");
+    let source = HALF.replace("@world@", world).replace("@breaks@", breaks);
+    std::fs::write(folder.join("src/lib.rs"), source).expect("written");
+    kit::build(folder).expect("it builds").component
+}
+
+#[test]
+fn of_a_bundle_with_one_half_that_half_is_checked() {
+    let here = tempfile::tempdir().expect("a folder");
+    let guardians = half(&here.path().join("guardians"), "server-half", "Declined");
+    let report = run(&guardians, here.path());
+    assert!(report.passed());
+    let lacks = Found::PassedOver("the bundle has no wallets' half".into());
+    assert_eq!(*check(&report, "killed"), lacks);
+    assert_eq!(*check(&report, "every event"), lacks);
+    assert!(matches!(check(&report, "malformed"), Found::Holds(_)));
+
+    let wallets = half(&here.path().join("wallets"), "client-half", "Declined");
+    let report = run(&wallets, here.path());
+    let lacks = Found::PassedOver("the bundle has no guardians' half".into());
+    assert_eq!(*check(&report, "same fuel"), lacks);
+    // What is wrong with the half that is there is found.
+    assert_found(&report, "every event", "Declined");
 }
 
 #[test]
@@ -183,10 +496,7 @@ fn what_a_scenario_says_in_vain_is_found() {
             seed: 0,
         };
         let report = suite.run().expect("the suite runs");
-        let (name, found) = &report.checks[0];
-        assert!(name.contains("does what it is for"), "{name}");
-        let told = found.as_ref().expect_err("it is in vain");
-        assert!(told.contains(what), "{told}");
+        assert_found(&report, "does what it is for", what);
     }
 }
 
@@ -213,9 +523,7 @@ fn what_an_older_bundle_left_is_taken_or_that_is_found() {
         ],
     );
     let report = run_behind(&newer, &notary, Some(&other));
-    let failed = report.checks.iter().find(|(_, found)| found.is_err());
-    let (name, _) = failed.expect("it is found");
-    assert!(name.contains("the older bundle left"), "{name}");
+    assert_found(&report, "the older bundle left", "");
 }
 
 /// What turns the notary into one that keeps its stamps elsewhere, and something in the
@@ -230,7 +538,7 @@ const MOVED: [(&str, &str); 7] = [
     (
         "    return refuse(err, \"no-migration\", \"storage has had one version only\");\n}\n\n\
          bool exports_modmint_module_server_process_input",
-        "    if (from != 1) abort();\n    \
+        "    if (from != 1) return refuse(err, \"no-migration\", \"version 1 is expected\");\n    \
          bytes_t old = {(uint8_t *)\"d\", 1};\n    \
          federation_module_list_tuple2_list_u8_list_u8_t found;\n    \
          modmint_module_storage_scan(&old, cursor, 1, &found);\n    \
@@ -246,7 +554,7 @@ const MOVED: [(&str, &str); 7] = [
     (
         "    return refuse(err, \"no-migration\", \"storage has had one version only\");\n}\n",
         "    bytes_t old = {(uint8_t *)\"w\", 1}, new = {(uint8_t *)\"x\", 1}, value;\n    \
-         if (from != 1) abort();\n    \
+         if (from != 1) return refuse(err, \"no-migration\", \"version 1 is expected\");\n    \
          if (modmint_module_storage_get(&old, &value)) {\n        \
          modmint_module_storage_put(&new, &value);\n    }\n    \
          memset(ret, 0, sizeof *ret);\n    return true;\n}\n",
@@ -280,9 +588,6 @@ fn storage_of_an_older_bundle_is_migrated_or_that_is_found() {
     // One that says that its storage is another, and takes nothing along.
     let forgetful = notary_with(third, &[&REMEMBERS[..], &MOVED[..4]].concat());
     let report = run_behind(&forgetful, &notary, Some(&older));
-    let failed = report.checks.iter().find(|(_, found)| found.is_err());
-    let (name, found) = failed.expect("it is found");
-    let told = found.as_ref().expect_err("filtered");
-    assert!(name.contains("the older bundle left"), "{name}");
-    assert!(told.contains("storage of version 1 is refused"), "{told}");
+    let refused = "storage of version 1 is refused";
+    assert_found(&report, "the older bundle left", refused);
 }

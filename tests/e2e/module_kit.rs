@@ -62,7 +62,35 @@ fn a_bundle_is_checked_and_shown_with_all_that_it_is() {
     assert_eq!(names, ["key", "open", "show", "release", "refund", "claim"]);
     let words = told(here.path(), &["module", "inspect", component]);
     assert!(words.contains("[blocks] (number, default 1008)"), "{words}");
+    // What no description says is seen where somebody uses it, or else it is said how.
+    assert!(
+        words.contains("Items: not known, a conformance.toml"),
+        "{words}"
+    );
+    assert!(words.contains("Fuel for a call: not known"), "{words}");
+    let scenario = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/modules-wasm/examples/escrow/conformance.toml"
+    );
+    let inspect = ["module", "inspect", component, "--scenario", scenario];
+    let words = told(here.path(), &inspect);
+    for item in ["  input: {", "  output: {", "  answer of contract: {"] {
+        assert!(words.contains(item), "{words}");
+    }
+    assert!(words.contains("  process-input: "), "{words}");
     println!("{words}");
+    let json = told(here.path(), &[&inspect[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let items = json["items"].as_array().expect("a list");
+    let output = items.iter().find(|item| item["item"] == "output");
+    let output = output.expect("contracts are outputs");
+    assert!(
+        output["shown"]["amount_msat"].is_number() || output["shown"]["amount_msat"].is_string()
+    );
+    let fuel = json["fuel"].as_array().expect("a list");
+    let input = fuel.iter().find(|call| call["export"] == "process-input");
+    let most = input.expect("claims are inputs")["most"].as_u64();
+    assert!(most.is_some_and(|most| (1..20_000_000).contains(&most)));
 
     // The mint's 42 keys.
     let mint = modmint::programs::bundle("mint").expect("built");
@@ -368,6 +396,47 @@ async fn the_tutorial_holds() {
     std::fs::remove_dir_all(left).expect("it can be removed");
 }
 
+/// Programs that do nothing, in this folder: each succeeds, or each fails.
+fn stand_ins(folder: &Path, succeed: bool) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(folder).expect("created");
+    for name in ["modmint", "modmint-cli", "cargo"] {
+        let file = folder.join(name);
+        std::fs::write(&file, format!("#!/bin/sh\n{succeed}\n")).expect("written");
+        let may_run = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&file, may_run).expect("it is ours");
+    }
+}
+
+/// Somebody who pastes the page line by line has a shell that goes on behind a command that
+/// fails, and that is theirs: nothing may end it or keep it, whatever the programs do.
+#[tokio::test]
+async fn the_tutorial_leaves_the_terminal_of_whoever_pastes_it_open() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/modules/tutorial.md");
+    let page = std::fs::read_to_string(page).expect("there is a tutorial");
+    let pasted = commands(&page).replace("set -euo pipefail", "");
+    for succeed in [true, false] {
+        let here = folder();
+        let programs = here.path().join("programs");
+        stand_ins(&programs, succeed);
+        let empty = here.path().join("empty");
+        std::fs::create_dir(&empty).expect("created");
+        let script = here.path().join("pasted");
+        std::fs::write(&script, format!("{pasted}\necho still open\n")).expect("written");
+        let path = std::env::var("PATH").expect("there is a PATH");
+        let mut bash = tokio::process::Command::new("bash");
+        bash.current_dir(&empty)
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .stdin(std::fs::File::open(&script).expect("it is there"))
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(Duration::from_secs(60), bash.output()).await;
+        let output = output.expect("it comes to an end").expect("there is bash");
+        let out = String::from_utf8_lossy(&output.stdout);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(out.contains("still open"), "{succeed}: {out}{err}");
+    }
+}
+
 #[test]
 fn a_new_module_in_c_builds_and_passes_the_suite() {
     let here = folder();
@@ -380,8 +449,20 @@ fn a_new_module_in_c_builds_and_passes_the_suite() {
     let report = told(&module, &["module", "test", "--cases", "60"]);
     assert!(report.contains("guestbook 0.1.0"), "{report}");
     assert!(report.contains("5 steps"), "{report}");
+    assert!(report.contains("ok           costs no more"), "{report}");
+    let fuel = modmint(&module, &["module", "fuel"]);
+    let complaint = String::from_utf8_lossy(&fuel.stderr);
+    assert!(complaint.contains("a module in C"), "{complaint}");
+    assert!(complaint.contains("modmint module test"), "{complaint}");
     let shown = told(&module, &["module", "inspect"]);
     assert!(shown.contains("default 1 sat"), "{shown}");
+    assert!(shown.contains(r#"output: {"line":"#), "{shown}");
+    assert!(shown.contains(r#"answer of lines: {"lines":"#), "{shown}");
+    assert!(
+        shown.contains("consensus item: none in the scenario"),
+        "{shown}"
+    );
+    assert!(shown.contains("process-output: "), "{shown}");
     assert!(shown.contains("contract modmint:module 0.2.0"), "{shown}");
     // The same source against an older contract is told what that lacks, by the compiler.
     let older = modmint(&module, &["module", "build", "--contract", "0.1"]);
@@ -391,39 +472,131 @@ fn a_new_module_in_c_builds_and_passes_the_suite() {
     assert!(complaint.contains("known are: 0.1.0, 0.2.0"), "{complaint}");
 }
 
+#[test]
+fn what_modmint_cli_calls_its_commands_no_module_is_called() {
+    let here = folder();
+    let cli = modmint::programs::program("modmint-cli").expect("built");
+    let help = Command::new(cli).arg("--help").output().expect("it starts");
+    let help = String::from_utf8(help.stdout).expect("text");
+    let listed = help
+        .split("Commands:\n")
+        .nth(1)
+        .expect("there are commands");
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let names: Vec<_> = listed
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.contains(&"balance"), "{help}");
+    for name in names {
+        let output = modmint(here.path(), &["module", "new", name]);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            complaint.contains(&format!("my-{name}")),
+            "{name}: {complaint}"
+        );
+    }
+}
+
+/// `modmint module run` in the background, and what it says.
+struct Running {
+    process: std::process::Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn start(folder: &Path, words: &[&str]) -> Self {
+        let log = folder.join("log");
+        let out = std::fs::File::create(&log).expect("created");
+        let process = Command::new(env!("CARGO_BIN_EXE_modmint"))
+            .args(["module", "run"])
+            .args(words)
+            .current_dir(folder)
+            .stderr(out.try_clone().expect("a file"))
+            .stdout(out)
+            .spawn()
+            .expect("it starts");
+        Self { process, log }
+    }
+
+    /// Waits until it has said something so often.
+    async fn says(&self, what: &'static str, number: usize) {
+        let told = || std::fs::read_to_string(&self.log).expect("there is a log");
+        let said = modmint::wait_for(what, Duration::from_secs(300), || async {
+            anyhow::ensure!(told().matches(what).count() == number, "not yet");
+            Ok(())
+        });
+        if let Err(error) = said.await {
+            panic!("{error:#}: {}", told());
+        }
+    }
+
+    fn end(&mut self) {
+        let kill = ["-s", "INT", &self.process.id().to_string()];
+        let killed = Command::new("kill").args(kill).status();
+        assert!(killed.expect("there is kill").success());
+        assert!(self.process.wait().expect("it ends").success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+#[tokio::test]
+async fn a_module_in_c_that_guardians_refuse_is_waited_for_until_it_changes() {
+    let here = folder();
+    told(
+        here.path(),
+        &["module", "new", "guestbook", "--language", "c"],
+    );
+    let source = here.path().join("guestbook/guestbook.c");
+    let good = std::fs::read_to_string(&source).expect("it is written");
+    let init = "server_init(refusal_t *err) { return true; }";
+    assert!(good.contains(init));
+    let refuses = "server_init(refusal_t *err) { return refuse(err, \"no\", \"not here\"); }";
+    std::fs::write(&source, good.replace(init, refuses)).expect("written");
+    let words = ["guestbook", "--guardians", "1", "--wallet", "10000"];
+    let mut running = Running::start(here.path(), &words);
+    running.says("Waiting for a change", 1).await;
+    // Beside the module, where C lies.
+    std::fs::write(&source, good).expect("written");
+    running.says("stays up until", 1).await;
+    running.end();
+}
+
+#[test]
+fn a_setting_that_is_another_kind_s_is_refused_by_run_as_by_dev() {
+    let here = folder();
+    let component = escrow();
+    let component = component.to_str().expect("text");
+    let output = modmint(
+        here.path(),
+        &["module", "run", component, "--set", "fee=2sat"],
+    );
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        complaint.contains("--set escrow.NAME=VALUE is expected"),
+        "{complaint}"
+    );
+}
+
 #[tokio::test]
 async fn a_module_that_changes_has_a_new_federation() {
     let here = folder();
     let module = here.path().join("module.wasm");
     std::fs::copy(escrow(), &module).expect("copied");
-    let log = here.path().join("log");
-    let mut running = Command::new(env!("CARGO_BIN_EXE_modmint"))
-        .args(["module", "run", "module.wasm", "--wallet", "10000"])
-        .current_dir(here.path())
-        .stdout(std::fs::File::create(&log).expect("created"))
-        .spawn()
-        .expect("it starts");
-    let times = |what: &str| {
-        let told = std::fs::read_to_string(&log).expect("there is a log");
-        told.matches(what).count()
-    };
-    let comes = |what: &'static str, number| {
-        modmint::wait_for(what, Duration::from_secs(300), move || async move {
-            anyhow::ensure!(times(what) == number, "not yet");
-            Ok(())
-        })
-    };
-    comes("stays up until", 1).await.expect("the first");
+    let mut running = Running::start(here.path(), &["module.wasm", "--wallet", "10000"]);
+    running.says("stays up until", 1).await;
     // Nothing but its time.
     std::fs::copy(escrow(), &module).expect("copied");
-    comes("the federation stays", 1).await.expect("the same");
+    running.says("the federation stays", 1).await;
     // A section that nobody reads.
     let mut other = std::fs::read(&module).expect("it is there");
     other.extend([0, 3, 1, b'x', 0]);
     std::fs::write(&module, other).expect("written");
-    comes("stays up until", 2).await.expect("the second");
-    let kill = ["-s", "INT", &running.id().to_string()];
-    let killed = Command::new("kill").args(kill).status();
-    assert!(killed.expect("there is kill").success());
-    assert!(running.wait().expect("it ends").success());
+    running.says("stays up until", 2).await;
+    running.end();
 }

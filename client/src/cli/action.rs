@@ -104,12 +104,12 @@ fn command_of(name: &str, module: &ModuleView) -> Command {
 
 fn command_of_action(action: &Action) -> Command {
     let command = Command::new(action.name.clone()).about(action.summary.clone());
-    let own: Vec<_> = crate::own_command()
-        .get_arguments()
-        .filter_map(|arg| arg.get_long().map(str::to_owned))
-        .chain(["help".to_owned(), "version".to_owned()])
-        .collect();
-    command.args(action.parameters.iter().map(|parameter| {
+    let longs = longs_of(&action.parameters);
+    let parameters = action.parameters.iter().zip(longs);
+    // The rest of the words comes last, wherever it is declared.
+    let (rest, first): (Vec<_>, Vec<_>) = parameters
+        .partition(|(parameter, _)| parameter.required && parameter.kind == ParameterKind::Texts);
+    command.args(first.into_iter().chain(rest).map(|(parameter, long)| {
         let arg = Arg::new(id_of(parameter))
             .help(help_of(parameter))
             .value_name(value_name(&parameter.kind))
@@ -123,11 +123,10 @@ fn command_of_action(action: &Action) -> Command {
         };
         match (&parameter.kind, parameter.required) {
             (_, true) => arg.required(true),
-            (ParameterKind::Flag, false) => arg
-                .long(long_of(parameter, &own))
-                .num_args(0..=1)
-                .default_missing_value("true"),
-            (_, false) => arg.long(long_of(parameter, &own)),
+            (ParameterKind::Flag, false) => {
+                arg.long(long).num_args(0..=1).default_missing_value("true")
+            }
+            (_, false) => arg.long(long),
         }
     }))
 }
@@ -137,13 +136,28 @@ fn id_of(parameter: &Parameter) -> String {
     format!("parameter {}", parameter.name)
 }
 
-/// A module's option that has the name of one of ours is told apart.
-fn long_of(parameter: &Parameter, own: &[String]) -> String {
-    if own.contains(&parameter.name) {
-        format!("module-{}", parameter.name)
-    } else {
-        parameter.name.clone()
-    }
+/// The parameters' options, in order, no two of them the same: one that has the name of an
+/// option of ours is told apart, by as much as it takes.
+fn longs_of(parameters: &[Parameter]) -> Vec<String> {
+    let own: Vec<_> = crate::own_command()
+        .get_arguments()
+        .filter_map(|arg| arg.get_long().map(str::to_owned))
+        .chain(["help".to_owned(), "version".to_owned()])
+        .collect();
+    let is_own = |name: &String| own.contains(name);
+    let names = parameters.iter().map(|parameter| parameter.name.clone());
+    let mut taken: Vec<_> = names.filter(|name| !is_own(name)).collect();
+    let long = |parameter: &Parameter| {
+        let mut long = parameter.name.clone();
+        if is_own(&long) {
+            while is_own(&long) || taken.contains(&long) {
+                long = format!("module-{long}");
+            }
+            taken.push(long.clone());
+        }
+        long
+    };
+    parameters.iter().map(long).collect()
 }
 
 fn help_of(parameter: &Parameter) -> String {
@@ -431,6 +445,65 @@ mod tests {
         );
         let action = parse(&["mint", "burn"]).expect_err("no such action");
         assert!(action.contains("burn"), "{action}");
+    }
+
+    fn with(parameters: Vec<Parameter>) -> ModuleView {
+        let mut module = module();
+        module.actions[0].parameters = parameters;
+        module
+    }
+
+    #[test]
+    fn options_of_one_name_are_told_apart_however_often_they_clash() {
+        let number = |name: &str| parameter(name, ParameterKind::Number, false);
+        let module = with(vec![
+            number("module-yes"),
+            number("yes"),
+            number("module-module-yes"),
+            number("help"),
+            number("module-version"),
+            number("version"),
+            number("data-dir"),
+        ]);
+        let longs = longs_of(&module.actions[0].parameters);
+        let different: std::collections::BTreeSet<_> = longs.iter().collect();
+        assert_eq!(different.len(), longs.len(), "{longs:?}");
+        assert_eq!(
+            longs[..3],
+            [
+                "module-yes",
+                "module-module-module-yes",
+                "module-module-yes"
+            ]
+        );
+        let command = command_of("mint", &module);
+        command.clone().debug_assert();
+        for (place, long) in longs.iter().enumerate() {
+            let words = ["mint", "send", &format!("--{long}"), "3"];
+            let matches = command.clone().try_get_matches_from(words);
+            let matches = matches.expect("an option of the module's");
+            let (_, matches) = matches.subcommand().expect("an action");
+            let given = arguments(&module.actions[0].parameters, matches).expect("a number");
+            let names: Vec<_> = given.iter().map(|given| given.name.as_str()).collect();
+            assert_eq!(names, [module.actions[0].parameters[place].name.as_str()]);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_the_words_is_the_last_argument_wherever_it_is_declared() {
+        let module = with(vec![
+            parameter("words", ParameterKind::Texts, true),
+            parameter("amount", ParameterKind::Amount, true),
+        ]);
+        let command = command_of("mint", &module);
+        command.clone().debug_assert();
+        let words = ["mint", "send", "1sat", "a", "b"];
+        let matches = command.try_get_matches_from(words).expect("well-formed");
+        let (_, matches) = matches.subcommand().expect("an action");
+        let given = arguments(&module.actions[0].parameters, matches).expect("of their kinds");
+        let words = Value::Texts(vec!["a".into(), "b".into()]);
+        assert_eq!(given[0].value, words);
+        assert_eq!(given[1].value, Value::Amount(Amount(1000)));
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub mod federation {
     pub fn chain_output_at(out_point: &ChainOutPoint) -> Option<ChainOutput> {
         host::chain_output_at(out_point)
     }
-    /// The agreed outputs that pay to `script`, oldest first, at most 100.
+    /// The agreed outputs that pay to `script`, oldest first: at most 100 in consensus and
+    /// audit, at most 10,000 elsewhere.
     pub fn chain_outputs(script: &[u8]) -> Vec<ChainOutput> {
         host::chain_outputs(script)
     }
@@ -211,7 +212,9 @@ pub mod wallet {
     use super::{fixed, imports::wallet_host as host};
     use crate::{Blinding, PeerId, SignedBlinding};
 
-    /// A secret of this wallet, this federation and this instance.
+    /// A secret of this wallet, this federation and this instance. It is the same again in
+    /// a wallet that is restored from its words: do not number by a counter what leaves the
+    /// wallet, because the counter begins anew there and the secret is somebody else's.
     pub fn derive_secret(path: &[u64]) -> [u8; 32] {
         fixed(host::derive_secret(path))
     }

@@ -13,7 +13,7 @@
 //! | to | there is |
 //! |---|---|
 //! | keep something | [`storage::Table`], [`storage::Cell`] |
-//! | take arguments, be configured | [`parameters!`], [`Amount`] |
+//! | take arguments, be configured | [`parameters!`], [`choices!`], [`Amount`] |
 //! | show something to people | [`object!`], [`Json`] |
 //! | wait for something | [`Transition`] |
 //! | refuse | [`Refusal`] |
@@ -178,7 +178,7 @@ pub use bindings::{
 pub mod __private {
     pub use crate::{
         __default as default,
-        parameters::{parameter, summary},
+        parameters::{kebab, parameter, summary},
     };
 }
 

@@ -168,7 +168,8 @@ pub trait Client: Module {
     /// The machine stays as it was.
     fn advance(state: Self::State, event: Event) -> Result<Transition<Self::State>, Refusal>;
 
-    /// What is needed beside the seed to find the money again.
+    /// What is needed beside the seed to find the money again. No wallet asks for it yet:
+    /// `recover` gets none, and must do without.
     fn backup() -> Vec<u8> {
         Vec::new()
     }

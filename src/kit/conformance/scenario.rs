@@ -31,12 +31,18 @@
 //! keep = { hash = "payment_hash", amount = "amount_msat" }   # members of the request
 //! invoice = { name = "invoice", hash = "$hash", msat = "$amount" }
 //! says = { invoice = "$invoice" }  # as JSON; or `fails = "unreachable"`: the code
+//!
+//! # The most fuel that a call may cost, by the export.
+//! [fuel]
+//! process-output = 150_000
 //! ```
 
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+
+use crate::kit::fuel::Budgets;
 
 /// The file's name in a module's folder.
 pub const FILE: &str = "conformance.toml";
@@ -57,6 +63,9 @@ pub struct Scenario {
     /// What the module is configured with.
     #[serde(default)]
     pub configuration: BTreeMap<String, Typed>,
+    /// The most fuel that a call of each export may cost here.
+    #[serde(default)]
+    pub fuel: Budgets,
     /// In this order.
     #[serde(default, rename = "step")]
     pub steps: Vec<Step>,
@@ -140,6 +149,7 @@ impl Default for Scenario {
             money: much(),
             beside: Vec::new(),
             configuration: BTreeMap::new(),
+            fuel: Budgets::new(),
             steps: Vec::new(),
         }
     }

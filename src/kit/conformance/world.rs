@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use modmint_core::{Argument, Parameter};
 use modmint_runtime::Bundle;
 use modmint_sdk::{
-    Refusal,
+    Item, Refusal,
     mock::{Federation, Kill, OperationId, RecordedCall, Wallet},
 };
 
@@ -325,6 +325,20 @@ impl<'a> World<'a> {
             books: (0..=self.instance)
                 .map(|instance| self.federation.books(instance))
                 .collect(),
+        }
+    }
+
+    /// What people are shown of one of the module's own items, an outcome or an answer.
+    ///
+    /// # Errors
+    /// It refuses, traps, or makes no JSON.
+    pub(super) fn show(&self, item: Item, bytes: Vec<u8>) -> Result<serde_json::Value> {
+        let told = format!("{item:?} {}", modmint_sdk::to_hex(&bytes));
+        let rendered = caught(|| Ok(self.federation.render(self.instance, item, bytes)));
+        match rendered.with_context(|| told.clone())? {
+            Ok(text) => serde_json::from_str(&text)
+                .with_context(|| format!("{told} is shown as something that is no JSON")),
+            Err(refusal) => bail!("{told}: {} ({})", refusal.message, refusal.code),
         }
     }
 

@@ -235,10 +235,15 @@ void exports_modmint_module_server_audit(exports_modmint_module_server_list_audi
     memset(ret, 0, sizeof *ret);
 }
 
-/* Wallets: a machine. Its state is one byte; newer versions read what older ones wrote, so
- * numbers are only ever added. */
+/* Wallets: a machine. Its state is a byte that says which and, while it signs, how often that
+ * was tried and the line. Newer versions read what older ones wrote, so numbers are only ever
+ * added. */
 
 enum { SIGNING = 1, READING = 2, OVER = 3 };
+
+/* How often a transaction is tried that was refused for somebody else's item: for e-cash that
+ * the wallet added, mostly, of which it takes another note the next time. */
+#define ATTEMPTS 5
 
 static void go_to(transition_t *to, uint8_t state) {
     memset(to, 0, sizeof *to);
@@ -247,16 +252,23 @@ static void go_to(transition_t *to, uint8_t state) {
     to->state.ptr[0] = state;
 }
 
-static void sign(transition_t *to, const string_t *line) {
+static void sign(transition_t *to, bytes_t line, uint8_t attempt) {
     go_to(to, SIGNING);
+    to->state.ptr = malloc(2 + line.len);
+    to->state.len = 2 + line.len;
+    to->state.ptr[0] = SIGNING;
+    to->state.ptr[1] = attempt;
+    memcpy(to->state.ptr + 2, line.ptr, line.len);
     exports_modmint_module_client_planned_output_t *output = calloc(1, sizeof *output);
-    output->output = (bytes_t){line->ptr, line->len};
+    output->output = line;
     output->fee = fee();
-    want_t *want = wait_for(to, 1);
+    want_t *want = wait_for(to, attempt);
     want->tag = EXPORTS_MODMINT_MODULE_CLIENT_WANT_SUBMIT;
     want->val.submit.outputs.ptr = output;
     want->val.submit.outputs.len = 1;
-    want->val.submit.confirm.is_some = true;
+    /* The person is asked once: what was confirmed for a transaction that was refused is not
+     * spent. */
+    want->val.submit.confirm.is_some = attempt == 1;
     want->val.submit.confirm.val.summary = text("leave a line");
 }
 
@@ -266,7 +278,7 @@ static void read(transition_t *to, uint64_t from) {
     argument->name = text("from");
     argument->value.tag = MODMINT_MODULE_TYPES_VALUE_NUMBER;
     argument->value.val.number = from;
-    want_t *want = wait_for(to, 2);
+    want_t *want = wait_for(to, 0);
     want->tag = EXPORTS_MODMINT_MODULE_CLIENT_WANT_QUERY;
     want->val.query.name = text("lines");
     want->val.query.arguments.ptr = argument;
@@ -317,7 +329,7 @@ bool exports_modmint_module_client_start(string_t *action,
         if (!is_line(line->val.text.ptr, line->val.text.len)) {
             return refuse_line(err);
         }
-        sign(ret, &line->val.text);
+        sign(ret, (bytes_t){line->val.text.ptr, line->val.text.len}, 1);
         return true;
     }
     if (is(action, "read") && from != NULL) {
@@ -331,7 +343,8 @@ bool exports_modmint_module_client_advance(bytes_t *state,
                                            exports_modmint_module_client_event_t *event,
                                            transition_t *ret, refusal_t *err) {
     /* Bytes that no version of this module wrote are kept for one that can read them. */
-    if (state->len != 1 || state->ptr[0] < SIGNING || state->ptr[0] > OVER) {
+    if (state->len == 0 || state->ptr[0] < SIGNING || state->ptr[0] > OVER ||
+        (state->ptr[0] == SIGNING) != (state->len > 2)) {
         abort();
     }
     if (event->tag == EXPORTS_MODMINT_MODULE_CLIENT_EVENT_CANCEL) {
@@ -358,6 +371,11 @@ bool exports_modmint_module_client_advance(bytes_t *state,
         }
         break;
     case EXPORTS_MODMINT_MODULE_CLIENT_EFFECT_RESULT_REJECTED:
+        if (state->ptr[0] == SIGNING && state->ptr[1] < ATTEMPTS &&
+            !outcome->val.rejected.input.is_some && !outcome->val.rejected.output.is_some) {
+            sign(ret, (bytes_t){state->ptr + 2, state->len - 2}, state->ptr[1] + 1);
+            return true;
+        }
         fail(ret, outcome->val.rejected.refusal);
         return true;
     case EXPORTS_MODMINT_MODULE_CLIENT_EFFECT_RESULT_FAILED:

@@ -94,8 +94,8 @@ const HELD: Cell<u64> = Cell::new(b'h');
 parameters! {
     /// What is under a key.
     pub struct VoucherQuery {
-        /// The key, 33 bytes.
-        key: Vec<u8>,
+        /// The key.
+        key: [u8; 33],
     }
 }
 
@@ -130,8 +130,7 @@ impl Server for Vouchers {
     }
 
     fn query(_: &str, arguments: Arguments) -> Result<Answer, Refusal> {
-        let key = VoucherQuery::read(arguments)?.key.try_into();
-        let key = key.map_err(|_| Refusal::new("bad-argument", "a key is 33 bytes"))?;
+        let key = VoucherQuery::read(arguments)?.key;
         Ok(Answer::Ready(write(&VOUCHERS.get(&key))))
     }
 
@@ -155,8 +154,9 @@ fn no_such() -> Refusal {
 // Wallets: machines. Each call returns the next state and what to wait for, and the
 // wallet makes both durable before it does anything, so that it can be killed anywhere.
 
-/// How many vouchers this wallet has made; each has a key of its own.
-const MADE: Cell<u64> = Cell::new(b'n');
+/// How often a transaction is tried that was refused for somebody else's item: for e-cash
+/// that the wallet added, mostly, of which it takes another note the next time.
+const ATTEMPTS: u32 = 5;
 
 parameters! {
     /// Locks money and shows a text; whoever has it takes the money.
@@ -186,12 +186,26 @@ pub struct Secret {
 pub enum State {
     /// Nothing is left to do.
     Over,
-    /// The voucher of this number is being paid.
-    Creating(u64),
+    /// A voucher is being paid.
+    Creating {
+        /// Where its key is among those of this wallet.
+        number: u64,
+        /// Millisatoshi.
+        amount: u64,
+        /// How often it has been tried, and the effect's id.
+        attempt: u32,
+    },
     /// Guardians are asked what a voucher is worth.
     Asking(Secret),
-    /// So much is being taken out.
-    Redeeming(u64),
+    /// It is being taken out.
+    Redeeming {
+        /// The voucher's.
+        secret: Secret,
+        /// Millisatoshi.
+        amount: u64,
+        /// As in `Creating`.
+        attempt: u32,
+    },
 }
 
 impl Client for Vouchers {
@@ -206,15 +220,18 @@ impl Client for Vouchers {
 
     fn start(action: &str, arguments: Arguments) -> Result<Transition<State>, Refusal> {
         match action {
-            "create" => Ok(create(Create::read(arguments)?.amount)),
+            "create" => {
+                // Drawn, not counted: a wallet that was restored from its words would begin
+                // to count anew, and whoever had a voucher of a number before has its secret.
+                let number = u64::from_be_bytes(wallet::random());
+                Ok(create(number, Create::read(arguments)?.amount.0, 1))
+            }
             "redeem" => {
                 let secret: Secret = read(&Redeem::read(arguments)?.voucher)?;
-                let query = VoucherQuery {
-                    key: secret.key.to_vec(),
-                };
+                let query = VoucherQuery { key: secret.key };
                 // What a threshold of guardians says alike is true.
                 Ok(Transition::to(State::Asking(secret)).query(
-                    1,
+                    0,
                     "voucher",
                     query.arguments(),
                     Agreement::Same,
@@ -228,48 +245,79 @@ impl Client for Vouchers {
         let Event::Done(EffectDone { outcome, .. }) = event else {
             return Err(Refusal::new("on-its-way", "this takes a moment only"));
         };
+        // Not for what this module made: it may go well with other notes.
+        if let EffectResult::Rejected(rejection) = &outcome
+            && rejection.is_elsewhere()
+            && let Some(again) = again(&state)
+        {
+            return Ok(again);
+        }
         Ok(match (state, outcome) {
-            (State::Creating(number), EffectResult::Accepted(_)) => created(number),
+            (State::Creating { number, .. }, EffectResult::Accepted(_)) => created(number),
             (State::Asking(secret), EffectResult::Answers(answers)) => {
                 let answer = answers.first().and_then(|a| a.answer.as_deref().ok());
                 match answer.and_then(|bytes| read::<Option<u64>>(bytes).ok()) {
-                    Some(Some(amount)) => redeem(&secret, amount),
+                    Some(Some(amount)) => redeem(secret, amount, 1),
                     _ => Transition::failed(State::Over, no_such()),
                 }
             }
-            (State::Redeeming(amount), EffectResult::Accepted(_)) => Transition::done(State::Over)
-                .progress(
+            (State::Redeeming { amount, .. }, EffectResult::Accepted(_)) => {
+                Transition::done(State::Over).progress(
                     "redeemed",
                     format!("{} taken in", Amount(amount)),
                     object! { "amount_msat" => Amount(amount) },
-                ),
+                )
+            }
             (_, outcome) => Transition::failed(State::Over, refusal(outcome)),
         })
     }
 }
 
-fn create(amount: Amount) -> Transition<State> {
-    let number = MADE.get().unwrap_or_default();
-    MADE.put(&(number + 1));
+/// The transaction once more, if it has not been tried too often.
+fn again(state: &State) -> Option<Transition<State>> {
+    let (attempt, again) = match state.clone() {
+        State::Creating {
+            number,
+            amount,
+            attempt,
+        } => (attempt, create(number, amount, attempt + 1)),
+        State::Redeeming {
+            secret,
+            amount,
+            attempt,
+        } => (attempt, redeem(secret, amount, attempt + 1)),
+        _ => return None,
+    };
+    (attempt < ATTEMPTS).then_some(again)
+}
+
+fn create(number: u64, amount: u64, attempt: u32) -> Transition<State> {
     let voucher = Voucher {
-        amount: amount.0,
+        amount,
         key: wallet::derive_public_key(&[number]),
+    };
+    let quote = Quote {
+        summary: format!("put {} into a voucher", Amount(amount)),
+        fees: Vec::new(),
+        expires: None,
     };
     let plan = Plan {
         inputs: Vec::new(),
         outputs: vec![PlannedOutput {
             output: write(&voucher),
-            value: voucher.amount,
+            value: amount,
             fee: 0,
         }],
-        // The person is asked before money leaves the balance.
-        confirm: Some(Quote {
-            summary: format!("put {amount} into a voucher"),
-            fees: Vec::new(),
-            expires: None,
-        }),
+        // The person is asked before money leaves the balance, once: what was confirmed for
+        // a transaction that was refused is not spent.
+        confirm: (attempt == 1).then_some(quote),
     };
-    Transition::to(State::Creating(number)).submit(1, plan)
+    let state = State::Creating {
+        number,
+        amount,
+        attempt,
+    };
+    Transition::to(state).submit(attempt, plan)
 }
 
 fn created(number: u64) -> Transition<State> {
@@ -284,7 +332,7 @@ fn created(number: u64) -> Transition<State> {
     )
 }
 
-fn redeem(secret: &Secret, amount: u64) -> Transition<State> {
+fn redeem(secret: Secret, amount: u64, attempt: u32) -> Transition<State> {
     let input = PlannedInput {
         input: write(&Redemption { key: secret.key }),
         value: amount,
@@ -297,7 +345,12 @@ fn redeem(secret: &Secret, amount: u64) -> Transition<State> {
         outputs: Vec::new(),
         confirm: None,
     };
-    Transition::to(State::Redeeming(amount)).submit(2, plan)
+    let state = State::Redeeming {
+        secret,
+        amount,
+        attempt,
+    };
+    Transition::to(state).submit(attempt, plan)
 }
 
 fn refusal(outcome: EffectResult) -> Refusal {

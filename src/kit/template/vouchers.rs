@@ -3,7 +3,7 @@
 use @ident@::{Create, Redeem, Vouchers};
 use modmint_sdk::{
     Amount,
-    mock::{Behaviour, Bundle, Federation, OperationId, Wallet},
+    mock::{Behaviour, Bundle, Federation, Kill, OperationId, Wallet},
 };
 
 /// Instance 0 is the money.
@@ -76,5 +76,43 @@ fn more_than_there_is_cannot_be_locked() {
     let mut alice = Wallet::new(&federation, "alice");
     alice.endow(1_000);
     assert_eq!(create(&mut alice, 1_001), Err("not-enough-money".into()));
+    assert_eq!(alice.balance(), 1_000_000);
+}
+
+#[test]
+fn a_wallet_that_was_restored_makes_vouchers_that_nobody_knows() {
+    let federation = federation();
+    let mut alice = Wallet::new(&federation, "alice");
+    let mut bob = Wallet::new(&federation, "bob");
+    alice.endow(1_000);
+    let given = create(&mut alice, 1_000).expect("she has so much");
+    redeem(&mut bob, &given).expect("he has the text");
+
+    // From her words, without anything else that she had.
+    let mut alice = alice.another_device();
+    alice.endow(1_000);
+    let kept = create(&mut alice, 1_000).expect("she has so much");
+    assert_ne!(kept, given);
+    assert_eq!(redeem(&mut bob, &given), Err("no-such-voucher".into()));
+    redeem(&mut alice, &kept).expect("it is hers alone");
+}
+
+#[test]
+fn a_transaction_that_fails_for_another_s_sake_is_tried_again() {
+    let federation = federation();
+    let mut alice = Wallet::new(&federation, "alice");
+    alice.endow(1_000);
+    // She dies before it is sent, and comes back when it has expired.
+    let after = alice.writes() + 1;
+    alice.kill_at(Kill { after, sent: false });
+    let create = Create {
+        amount: Amount(1_000_000),
+    };
+    let operation = alice.perform(VOUCHERS, "create", create.arguments());
+    federation.pass(24 * 3600);
+    alice.resume();
+    alice.run();
+    let voucher = result(&alice, operation.expect("it begins"), "voucher");
+    redeem(&mut alice, &voucher.expect("it is paid")).expect("she has the text");
     assert_eq!(alice.balance(), 1_000_000);
 }

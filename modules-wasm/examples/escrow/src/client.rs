@@ -23,11 +23,14 @@ const KEYS_MADE: Cell<u64> = Cell::new(b'n');
 const KEYS: Table<PublicKey, u64> = Table::new(b'k');
 
 /// A week of blocks.
-const USUAL_BLOCKS: u64 = 1008;
+const USUAL_BLOCKS: u32 = 1008;
 /// How often a transaction is tried again that was refused for somebody else's item.
 const ATTEMPTS: u32 = 5;
 /// How many keys are looked for where no backup says how many there were.
 const KEYS_WITHOUT_BACKUP: u64 = 100;
+/// How many are looked for at most, whatever a backup says: each takes time, and a call has
+/// 30 seconds.
+const MOST_KEYS: u64 = 10_000;
 
 parameters! {
     /// Shows a key of yours, to be the seller or the arbiter of a contract by.
@@ -43,7 +46,7 @@ parameters! {
         /// The arbiter's key.
         arbiter: Vec<u8>,
         /// After so many blocks you can take the money back alone.
-        blocks: u64 = USUAL_BLOCKS,
+        blocks: u32 = USUAL_BLOCKS,
     }
 }
 parameters! {
@@ -207,7 +210,7 @@ impl Client for Escrow {
                 Refusal::new("bad-backup", "a backup of this module is 8 bytes long")
             })?),
         };
-        while KEYS_MADE.get().unwrap_or_default() < made {
+        while KEYS_MADE.get().unwrap_or_default() < made.min(MOST_KEYS) {
             new_key();
         }
         Ok(None)
@@ -249,15 +252,24 @@ fn public_key(whose: &str, bytes: Vec<u8>) -> Result<PublicKey, Refusal> {
 // Opening.
 
 fn open(open: Open) -> Result<Transition<State>, Refusal> {
-    let blocks = u32::try_from(open.blocks).ok().filter(|blocks| *blocks > 0);
-    let timeout = blocks.and_then(|blocks| federation::block_height().checked_add(blocks));
+    let height = federation::block_height();
+    let timeout = height
+        .checked_add(open.blocks)
+        .filter(|timeout| *timeout > height);
+    let timeout = timeout.ok_or_else(|| {
+        let most = u32::MAX - height;
+        let message = format!(
+            "{} blocks are no timeout: 1 to {most} are expected",
+            open.blocks
+        );
+        Refusal::new("bad-argument", message)
+    })?;
     let contract = Contract {
         amount: open.amount.0,
         buyer: new_key().1,
         seller: public_key("seller", open.seller)?,
         arbiter: public_key("arbiter", open.arbiter)?,
-        timeout: timeout
-            .ok_or_else(|| Refusal::new("bad-argument", "so many blocks nobody lives to see"))?,
+        timeout,
     };
     Ok(pay(contract, 1))
 }
@@ -311,7 +323,7 @@ fn opened(contract: Contract, attempt: u32, outcome: EffectResult) -> Transition
 
 fn ask(contract: Vec<u8>, purpose: Purpose) -> Result<Transition<State>, Refusal> {
     let id = contract_id(contract)?;
-    let query = ContractQuery { id: id.to_vec() };
+    let query = ContractQuery { id };
     // What a threshold of guardians says alike is true. The effect's id is one that no
     // transaction of this machine has: an id that is named again goes on as it was.
     Ok(Transition::to(State::Asking { id, purpose }).query(

@@ -18,7 +18,7 @@ parameters! {
     /// A contract that holds money.
     pub struct ContractQuery {
         /// Its id, 32 bytes.
-        id: Vec<u8>,
+        id: ContractId,
     }
 }
 
@@ -67,7 +67,7 @@ impl Server for Escrow {
                 format!("this module has no query {name:?}; there is: contract"),
             ));
         }
-        let id = contract_id(ContractQuery::read(arguments)?.id)?;
+        let id = ContractQuery::read(arguments)?.id;
         let found = borsh::to_vec(&CONTRACTS.get(&id));
         Ok(Answer::Ready(
             found.expect("writing to memory does not fail"),

@@ -189,6 +189,8 @@ pub(super) struct State {
     pub time: u64,
     pub fee_rate: u64,
     pub filter_bits: u32,
+    /// What the keys of the next instance are dealt from.
+    pub key_seed: Vec<u8>,
     pub chain: Vec<ChainOutput>,
     pub confirmed: BTreeMap<[u8; 32], u32>,
     /// Guardians whose chain is not the agreed one.
@@ -249,26 +251,31 @@ impl Call {
 }
 
 /// The keys of a federation's instance, made once in a process.
-fn make_keys(guardians: usize, instance: usize, specs: &[KeySpec]) -> Arc<BTreeMap<String, Key>> {
-    type Made = BTreeMap<(usize, usize, String), Arc<BTreeMap<String, Key>>>;
+fn make_keys(
+    guardians: usize,
+    instance: usize,
+    seed: &[u8],
+    specs: &[KeySpec],
+) -> Arc<BTreeMap<String, Key>> {
+    type Made = BTreeMap<(usize, Vec<u8>, String), Arc<BTreeMap<String, Key>>>;
     static MADE: Mutex<Made> = Mutex::new(BTreeMap::new());
+    let place = [&(instance as u64).to_be_bytes()[..], seed].concat();
     let name = format!("{specs:?}");
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let keys = made
-        .entry((guardians, instance, name.clone()))
-        .or_insert_with(|| Arc::new(deal(guardians, instance, specs)));
+        .entry((guardians, place.clone(), name))
+        .or_insert_with(|| Arc::new(deal(guardians, &place, specs)));
     Arc::clone(keys)
 }
 
-fn deal(guardians: usize, instance: usize, specs: &[KeySpec]) -> BTreeMap<String, Key> {
-    let place = (instance as u64).to_be_bytes();
+fn deal(guardians: usize, place: &[u8], specs: &[KeySpec]) -> BTreeMap<String, Key> {
     let kind = |spec: &KeySpec| match spec.kind {
         KeyKind::BlindSignature => Some(ThresholdKind::BlindSignature),
         KeyKind::Decryption => Some(ThresholdKind::Decryption),
         KeyKind::Multisig => None,
     };
     let kinds: Vec<_> = specs.iter().filter_map(kind).collect();
-    let seed = tagged_hash("mock/dealer", &[&place]);
+    let seed = tagged_hash("mock/dealer", &[place]);
     let dealer = Dealer::from_seed(&seed, &kinds, threshold(guardians));
     let mut shares: Vec<_> = (0..guardians as u16)
         .map(|guardian| dealer.shares(guardian).into_iter())
@@ -295,7 +302,7 @@ fn deal(guardians: usize, instance: usize, specs: &[KeySpec]) -> BTreeMap<String
             let secret = |guardian: usize| {
                 let guardian = (guardian as u64).to_be_bytes();
                 let label = spec.label.as_bytes();
-                tagged_hash("mock/multisig", &[&place, &guardian, label])
+                tagged_hash("mock/multisig", &[place, &guardian, label])
             };
             Key::Multisig {
                 secrets: (0..guardians).map(secret).collect(),
@@ -323,6 +330,7 @@ impl Federation {
                 time: 1_800_000_000,
                 fee_rate: 1000,
                 filter_bits: 3,
+                key_seed: Vec::new(),
                 chain: Vec::new(),
                 confirmed: BTreeMap::new(),
                 elsewhere: BTreeSet::new(),
@@ -352,7 +360,8 @@ impl Federation {
         let (setup, _) = enter(call(Phase::Pure), || bundle.configure(arguments));
         let setup = setup.unwrap_or_else(|refusal| panic!("{kind} is not founded: {refusal:?}"));
         let guardians = self.state.borrow().guardians.len();
-        let keys = make_keys(guardians, usize::from(instance), &setup.keys);
+        let seed = self.state.borrow().key_seed.clone();
+        let keys = make_keys(guardians, usize::from(instance), &seed, &setup.keys);
         bundle.founded(Founded {
             federation: FederationId(self.state.borrow().id),
             guardians: guardians as u16,
@@ -388,6 +397,13 @@ impl Federation {
         self.state.borrow_mut().filter_bits = bits;
     }
 
+    /// Instances that are founded from now on have other keys, which follow from these
+    /// bytes: the same of them, the same keys. Unless told so every federation of as many
+    /// guardians has the same.
+    pub fn set_keys(&self, seed: &[u8]) {
+        self.state.borrow_mut().key_seed = seed.to_vec();
+    }
+
     /// Agreed fee rate, satoshi per 1000 virtual bytes.
     pub fn set_fee_rate(&self, fee_rate: u64) {
         self.state.borrow_mut().fee_rate = fee_rate;
@@ -396,6 +412,16 @@ impl Federation {
     /// Lets time pass, for guardians and wallets.
     pub fn pass(&self, seconds: u64) {
         self.state.borrow_mut().time += seconds;
+    }
+
+    /// The time, for guardians and wallets, seconds since 1970.
+    ///
+    /// # Panics
+    /// If it is earlier than it was: agreed time never goes back.
+    pub fn set_time(&self, unix_time: u64) {
+        let now = &mut self.state.borrow_mut().time;
+        assert!(unix_time >= *now, "agreed time never goes back");
+        *now = unix_time;
     }
 
     /// The time.
@@ -436,6 +462,16 @@ impl Federation {
     /// Agrees on so many more blocks, which pay nobody.
     pub fn mine_blocks(&self, blocks: u32) {
         self.state.borrow_mut().height += blocks;
+    }
+
+    /// Agrees on blocks up to this height, which pay nobody.
+    ///
+    /// # Panics
+    /// If it is lower than it was: what is agreed stays agreed.
+    pub fn set_height(&self, height: u32) {
+        let agreed = &mut self.state.borrow_mut().height;
+        assert!(height >= *agreed, "the agreed height never goes back");
+        *agreed = height;
     }
 
     /// The agreed height.

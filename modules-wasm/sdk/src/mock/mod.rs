@@ -18,11 +18,12 @@
 //!
 //! | to set | how |
 //! |---|---|
-//! | height, chain | [`Federation::mine_blocks`], [`Federation::mine`], [`Federation::confirm`] |
-//! | time | [`Federation::pass`] |
+//! | height, chain | [`Federation::set_height`], [`Federation::mine_blocks`], [`Federation::mine`], [`Federation::confirm`] |
+//! | time | [`Federation::set_time`], [`Federation::pass`] |
 //! | fee rate | [`Federation::set_fee_rate`] |
 //! | guardians | [`Federation::new`], [`Federation::set_behaviour`] |
-//! | keys | the instance's own, made once in a process: [`Federation::found`] |
+//! | keys of instances | [`Federation::set_keys`], before [`Federation::found`] |
+//! | a wallet's keys | its name: [`Wallet::new`] |
 //! | a wallet's money | [`Wallet::endow`] |
 //! | what the person says | [`Wallet::set_confirms`] |
 //! | the application around it | [`Wallet::offer_service`] |
