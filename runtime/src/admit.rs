@@ -8,8 +8,9 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use wasmparser::{
-    BinaryReaderError, Encoding, FuncValidatorAllocations, Parser, Payload, ValidPayload,
-    Validator,
+    BinaryReaderError, CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, ComponentTypeRef, Encoding, FuncValidatorAllocations, Instance,
+    Parser, Payload, ValidPayload, Validator,
     component_types::{
         ComponentAnyTypeId, ComponentEntityType, ComponentType, ComponentTypeId, SubtypeCx,
     },
@@ -141,8 +142,8 @@ impl AdmitError {
                  tail calls and garbage collection are not accepted"
             }
             Self::TooMany { .. } => {
-                "link everything into one core module with one memory, and start with little \
-                 memory: it grows by itself"
+                "link everything into one core module with one memory, instantiate it once, and \
+                 start with little memory: it grows by itself"
             }
             Self::Function { .. } => {
                 "split the function, or keep the compiler from inlining others into it \
@@ -249,17 +250,258 @@ fn bounded(what: &'static str, found: u64, limit: u64) -> Result<(), AdmitError>
     }
 }
 
+/// What comes into being with one instance of a component or core module, in all that is
+/// nested in it.
+#[derive(Clone, Copy, Default)]
+struct Made {
+    components: u64,
+    modules: u64,
+    memories: u64,
+    tables: u64,
+}
+
+impl Made {
+    /// As this and another together.
+    ///
+    /// # Errors
+    /// They are more than there may be.
+    fn with(self, other: Self) -> Result<Self, AdmitError> {
+        let made = Self {
+            components: self.components + other.components,
+            modules: self.modules + other.modules,
+            memories: self.memories + other.memories,
+            tables: self.tables + other.tables,
+        };
+        for (what, found, limit) in [
+            (
+                "component instances",
+                made.components,
+                limits::MAX_COMPONENT_INSTANCES,
+            ),
+            ("core instances", made.modules, limits::MAX_CORE_INSTANCES),
+            ("memories", made.memories, limits::MAX_MEMORIES),
+            ("tables", made.tables, limits::MAX_TABLES),
+        ] {
+            bounded(what, found, limit as u64)?;
+        }
+        Ok(made)
+    }
+}
+
+/// A component while it is read: by index, what an instance of each component and core
+/// module that it knows makes. None of what is not in the bundle's own text, such as an
+/// import: it is not to be instantiated, since nobody could count what it makes.
+#[derive(Default)]
+struct Scope {
+    components: Vec<Option<Made>>,
+    modules: Vec<Option<Made>>,
+    made: Made,
+}
+
+fn known(all: &[Option<Made>], index: u32) -> Option<Made> {
+    *all.get(usize::try_from(index).ok()?)?
+}
+
+fn instantiated(all: &[Option<Made>], index: u32) -> Result<Made, AdmitError> {
+    known(all, index).ok_or_else(|| {
+        AdmitError::Invalid(
+            "it instantiates a component or core module that does not stand in it as such; only \
+             those that do can be counted"
+                .into(),
+        )
+    })
+}
+
+/// Counts what is instantiated, each time that it is: components in each other are as many
+/// as the product of what each says.
+#[derive(Default)]
+struct Instances {
+    /// The outermost first.
+    scopes: Vec<Scope>,
+    /// The core module that is read.
+    module: Option<Made>,
+    /// Whether a function of the bundle's own has been made one of a component.
+    lifts: bool,
+}
+
+impl Instances {
+    fn see(&mut self, payload: &Payload<'_>) -> Result<(), AdmitError> {
+        let depth = self.scopes.len();
+        match payload {
+            Payload::Version {
+                encoding: Encoding::Component,
+                ..
+            } => self.scopes.push(Scope::default()),
+            Payload::Version {
+                encoding: Encoding::Module,
+                ..
+            } => {
+                self.module = Some(Made {
+                    modules: 1,
+                    ..Made::default()
+                });
+            }
+            Payload::MemorySection(section) => {
+                if let Some(module) = &mut self.module {
+                    module.memories += u64::from(section.count());
+                }
+            }
+            Payload::TableSection(section) => {
+                if let Some(module) = &mut self.module {
+                    module.tables += u64::from(section.count());
+                }
+            }
+            Payload::End(_) => match self.module.take() {
+                Some(module) => {
+                    if let Some(scope) = self.scopes.last_mut() {
+                        scope.modules.push(Some(module));
+                    }
+                }
+                None => {
+                    if let (Some(ended), Some(scope)) = (self.scopes.pop(), self.scopes.last_mut())
+                    {
+                        scope.components.push(Some(ended.made));
+                    }
+                }
+            },
+            Payload::ComponentAliasSection(section) => {
+                for alias in section.clone() {
+                    self.alias(&alias.map_err(|error| invalid(&error))?);
+                }
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section.clone() {
+                    match function.map_err(|error| invalid(&error))? {
+                        CanonicalFunction::Lift { .. } => self.lifts = true,
+                        // What is lowered is lifted nowhere then, and no code is made to
+                        // tie the two together.
+                        CanonicalFunction::Lower { .. } if self.lifts || depth > 1 => {
+                            return Err(AdmitError::Invalid(
+                                "components in it call each other; what does is linked into one \
+                                 core module, and the outermost component lowers its imports \
+                                 before it lifts anything"
+                                    .into(),
+                            ));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {
+                if let Some(scope) = self.scopes.last_mut() {
+                    scope.see(payload)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn alias(&mut self, alias: &ComponentAlias<'_>) {
+        let outer = |scopes: &[Scope], count: u32| {
+            let count = usize::try_from(count).ok()?;
+            scopes.len().checked_sub(count + 1)
+        };
+        let (is_component, made) = match *alias {
+            ComponentAlias::InstanceExport { kind, .. } => match kind {
+                ComponentExternalKind::Component => (true, None),
+                ComponentExternalKind::Module => (false, None),
+                _ => return,
+            },
+            ComponentAlias::Outer { kind, count, index } => {
+                let scope = outer(&self.scopes, count).map(|at| &self.scopes[at]);
+                match kind {
+                    ComponentOuterAliasKind::Component => {
+                        (true, scope.and_then(|s| known(&s.components, index)))
+                    }
+                    ComponentOuterAliasKind::CoreModule => {
+                        (false, scope.and_then(|s| known(&s.modules, index)))
+                    }
+                    _ => return,
+                }
+            }
+            ComponentAlias::CoreInstanceExport { .. } => return,
+        };
+        if let Some(scope) = self.scopes.last_mut() {
+            let all = match is_component {
+                true => &mut scope.components,
+                false => &mut scope.modules,
+            };
+            all.push(made);
+        }
+    }
+}
+
+impl Scope {
+    /// What stands in this component itself.
+    fn see(&mut self, payload: &Payload<'_>) -> Result<(), AdmitError> {
+        match payload {
+            Payload::ComponentImportSection(section) => {
+                for import in section.clone() {
+                    match import.map_err(|error| invalid(&error))?.ty {
+                        ComponentTypeRef::Component(_) => self.components.push(None),
+                        ComponentTypeRef::Module(_) => self.modules.push(None),
+                        _ => {}
+                    }
+                }
+            }
+            // What is exported has another index from then on.
+            Payload::ComponentExportSection(section) => {
+                for export in section.clone() {
+                    let export = export.map_err(|error| invalid(&error))?;
+                    match export.kind {
+                        ComponentExternalKind::Component => {
+                            self.components.push(known(&self.components, export.index));
+                        }
+                        ComponentExternalKind::Module => {
+                            self.modules.push(known(&self.modules, export.index));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Payload::InstanceSection(section) => {
+                for instance in section.clone() {
+                    if let Instance::Instantiate { module_index, .. } =
+                        instance.map_err(|error| invalid(&error))?
+                    {
+                        let made = instantiated(&self.modules, module_index)?;
+                        self.made = self.made.with(made)?;
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section.clone() {
+                    if let ComponentInstance::Instantiate {
+                        component_index, ..
+                    } = instance.map_err(|error| invalid(&error))?
+                    {
+                        let made = instantiated(&self.components, component_index)?;
+                        let one = Made {
+                            components: 1,
+                            ..Made::default()
+                        };
+                        self.made = self.made.with(made)?.with(one)?;
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
 /// Validates, counts and measures; gives the names of imports and exports.
 fn measure(
     validator: &mut Validator,
     bytes: &[u8],
 ) -> Result<(Types, Vec<String>, Vec<String>), AdmitError> {
     let mut allocations = FuncValidatorAllocations::default();
-    let (mut modules, mut instances, mut functions) = (0_u32, 0_u64, 0_u64);
+    let (mut modules, mut functions) = (0_u32, 0_u64);
     let (mut memories, mut tables) = (0_u64, 0_u64);
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     // Names of the outermost component alone: depth 1 is inside it.
     let mut depth = 0_u32;
+    let mut instances = Instances::default();
     let mut types = None;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| invalid(&error))?;
@@ -288,14 +530,6 @@ fn measure(
                 }
             }
             Payload::End(_) => depth -= 1,
-            Payload::InstanceSection(section) => {
-                instances += u64::from(section.count());
-                bounded(
-                    "core instances",
-                    instances,
-                    limits::MAX_CORE_INSTANCES as u64,
-                )?;
-            }
             Payload::FunctionSection(section) => {
                 functions += u64::from(section.count());
                 bounded("functions", functions, limits::MAX_FUNCTIONS as u64)?;
@@ -336,6 +570,7 @@ fn measure(
             }
             _ => {}
         }
+        instances.see(&payload)?;
         match validator
             .payload(&payload)
             .map_err(|error| invalid(&error))?

@@ -1,8 +1,9 @@
 //! Compiled code, kept on disk between starts.
 //!
 //! Compiling takes seconds, reading code back milliseconds. A file holds the code of
-//! one bundle for one engine, or why it does not compile, behind a key of all that it
-//! depends on and a checksum; what does not fit is compiled again and written anew.
+//! one bundle for one engine behind a key of all that it depends on and a checksum; what
+//! does not fit is compiled again and written anew. That a bundle does not compile is
+//! not kept: a machine without memory to spare says the same of a good one.
 //!
 //! Code that is read back is run, so whoever can write these files can do what the
 //! process can. They lie in a folder that is its user's alone, and what belongs to
@@ -29,11 +30,8 @@ use crate::{
     runtime_hash,
 };
 
-/// A file begins with this, the key, and the BLAKE3 hash of the rest: a byte that
-/// says which, and the code or the error.
-const MAGIC: [u8; 8] = *b"MMCODE\x00\x01";
-const CODE: u8 = 0;
-const ERROR: u8 = 1;
+/// A file begins with this, the key, and the BLAKE3 hash of the rest, which is the code.
+const MAGIC: [u8; 8] = *b"MMCODE\x00\x02";
 /// No bundle compiles to more.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
@@ -68,19 +66,23 @@ impl CodeCache {
     ) -> Result<Component, String> {
         let path = self.path(machine.clock, hash);
         let key = key(machine, hash);
-        match read(&path, &key).and_then(|found| found.map(|f| f.load(machine)).transpose()) {
-            Ok(Some(result)) => return result,
+        let found = read(&path, &key);
+        match found.and_then(|code| code.map(|code| load(machine, &code)).transpose()) {
+            Ok(Some(component)) => return Ok(component),
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compiled code is not used, the bundle is compiled again");
             }
         }
-        let compiled = compile(machine, bytes);
-        let kept = Kept::of(&compiled).and_then(|kept| self.write(&path, &key, &kept));
+        let component = compile(machine, bytes)?;
+        let code = component.serialize();
+        let kept = code
+            .map_err(|error| invalid(&format!("{error:#}")))
+            .and_then(|code| self.write(&path, &key, &code));
         if let Err(error) = kept {
             tracing::warn!(path = %path.display(), %error, "compiled code cannot be kept");
         }
-        compiled
+        Ok(component)
     }
 
     fn path(&self, clock: Clock, hash: BundleHash) -> PathBuf {
@@ -92,7 +94,7 @@ impl CodeCache {
     }
 
     /// Writes a file whole or not at all.
-    fn write(&self, path: &Path, key: &[u8; 32], kept: &Kept) -> io::Result<()> {
+    fn write(&self, path: &Path, key: &[u8; 32], code: &[u8]) -> io::Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (id, next) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let temporary = self.0.join(format!("{id}-{next}.tmp"));
@@ -102,8 +104,7 @@ impl CodeCache {
                 .create_new(true)
                 .mode(0o600)
                 .open(&temporary)?;
-            let rest = kept.encode();
-            for part in [&MAGIC[..], key, blake3::hash(&rest).as_bytes(), &rest] {
+            for part in [&MAGIC[..], key, blake3::hash(code).as_bytes(), code] {
                 file.write_all(part)?;
             }
             fs::rename(&temporary, path)
@@ -120,62 +121,20 @@ pub(crate) fn compile(machine: &Machine, bytes: &[u8]) -> Result<Component, Stri
     Component::from_binary(&machine.engine, &counted).map_err(|error| format!("{error:#}"))
 }
 
-/// What is kept of a compilation.
-#[derive(Debug, PartialEq, Eq)]
-enum Kept {
-    Code(Vec<u8>),
-    Error(String),
+/// A component of code that was read back.
+fn load(machine: &Machine, code: &[u8]) -> io::Result<Component> {
+    // SAFETY: these bytes are what `Component::serialize` gave: the file and its
+    // folder are this user's and nobody else may write them (`check_ours`), it was
+    // written whole by `CodeCache::write` (a rename) and not damaged since (the
+    // checksum). That it was the same wasmtime, with the same options, is in the
+    // key, and checked by wasmtime once more.
+    #[allow(unsafe_code, reason = "wasmtime cannot tell code from bytes")]
+    let component = unsafe { Component::deserialize(&machine.engine, code) };
+    component.map_err(|error| invalid(&format!("{error:#}")))
 }
 
-impl Kept {
-    fn of(compiled: &Result<Component, String>) -> io::Result<Self> {
-        match compiled {
-            Ok(component) => component
-                .serialize()
-                .map(Self::Code)
-                .map_err(|error| invalid(&format!("{error:#}"))),
-            Err(error) => Ok(Self::Error(error.clone())),
-        }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let (which, bytes) = match self {
-            Self::Code(code) => (CODE, code.as_slice()),
-            Self::Error(error) => (ERROR, error.as_bytes()),
-        };
-        [&[which], bytes].concat()
-    }
-
-    fn decode(mut rest: Vec<u8>) -> io::Result<Self> {
-        match rest.first() {
-            Some(&CODE) => Ok(Self::Code(rest.split_off(1))),
-            Some(&ERROR) => String::from_utf8(rest.split_off(1))
-                .map(Self::Error)
-                .map_err(|_| invalid("its error is no text")),
-            _ => Err(invalid("it holds neither code nor an error")),
-        }
-    }
-
-    fn load(self, machine: &Machine) -> io::Result<Result<Component, String>> {
-        let code = match self {
-            Self::Code(code) => code,
-            Self::Error(error) => return Ok(Err(error)),
-        };
-        // SAFETY: these bytes are what `Component::serialize` gave: the file and its
-        // folder are this user's and nobody else may write them (`check_ours`), it was
-        // written whole by `CodeCache::write` (a rename) and not damaged since (the
-        // checksum). That it was the same wasmtime, with the same options, is in the
-        // key, and checked by wasmtime once more.
-        #[allow(unsafe_code, reason = "wasmtime cannot tell code from bytes")]
-        let component = unsafe { Component::deserialize(&machine.engine, code) };
-        component
-            .map(Ok)
-            .map_err(|error| invalid(&format!("{error:#}")))
-    }
-}
-
-/// What a file holds; none where there is none, or one of another version.
-fn read(path: &Path, key: &[u8; 32]) -> io::Result<Option<Kept>> {
+/// A file's code; none where there is none, or one of another version.
+fn read(path: &Path, key: &[u8; 32]) -> io::Result<Option<Vec<u8>>> {
     // A link in the place of a file would be somebody else's idea.
     let no_link = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let file = match OpenOptions::new()
@@ -199,12 +158,12 @@ fn read(path: &Path, key: &[u8; 32]) -> io::Result<Option<Kept>> {
     if of_whom != [&MAGIC[..], key].concat() {
         return Ok(None);
     }
-    let mut rest = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
-    file.take(MAX_FILE_BYTES).read_to_end(&mut rest)?;
-    if blake3::hash(&rest).as_bytes() != checksum {
+    let mut code = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+    file.take(MAX_FILE_BYTES).read_to_end(&mut code)?;
+    if blake3::hash(&code).as_bytes() != checksum {
         return Err(invalid("it is damaged"));
     }
-    Kept::decode(rest).map(Some)
+    Ok(Some(code))
 }
 
 /// Nobody but this user, and root, can have written it.
@@ -381,20 +340,14 @@ mod tests {
     }
 
     #[test]
-    fn that_a_bundle_does_not_compile_is_found_out_once() {
+    fn that_a_bundle_does_not_compile_is_not_kept() {
         let folder = Folder::new();
-        let cache = CodeCache::open(&folder.directory.path().join("code")).unwrap();
-        let machine = &folder.engines.query;
+        let code = folder.directory.path().join("code");
+        let cache = CodeCache::open(&code).unwrap();
         let hash = BundleHash([7; 32]);
-        let error = cache.component(machine, hash, b"no component").unwrap_err();
-        let path = cache.path(machine.clock, hash);
-        let kept = read(&path, &key(machine, hash)).unwrap();
-        assert_eq!(kept, Some(Kept::Error(error.clone())));
-        let before = fs::metadata(&path).unwrap().ino();
-        assert_eq!(
-            cache.component(machine, hash, b"no component").unwrap_err(),
-            error
-        );
-        assert_eq!(fs::metadata(&path).unwrap().ino(), before);
+        cache
+            .component(&folder.engines.query, hash, b"no component")
+            .unwrap_err();
+        assert_eq!(fs::read_dir(&code).unwrap().count(), 0);
     }
 }

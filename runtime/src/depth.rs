@@ -1,16 +1,17 @@
 //! How deep calls go, counted in the guest itself.
 //!
 //! How much native stack a call takes is the compiler's secret, so an overflow of it
-//! is nothing that guardians agree on. Admission bounds what one frame may hold; here
-//! every core module is given a counter of the calls it is in, and traps at
-//! [`MAX_CALL_DEPTH`]: a rule of the bytes alone, the same everywhere. The bundle's hash
-//! is that of the bytes before.
+//! is nothing that guardians agree on. A function's code says how much it can be at most:
+//! what it computes is what a frame may have to hold. So every core module is given a
+//! counter of what the calls that it is in weigh, each as much as [`frame_units`] of the
+//! function that makes it, and traps beyond [`MAX_STACK_UNITS`]: a rule of the bytes alone,
+//! the same everywhere. The bundle's hash is that of the bytes before.
 //!
 //! ```text
-//! (if (i32.ge_u (global.get $depth) (i32.const MAX_CALL_DEPTH)) (then unreachable))
-//! (global.set $depth (i32.add (global.get $depth) (i32.const 1)))
+//! (if (i32.gt_u (global.get $depth) (i32.const MAX_STACK_UNITS - units)) (then unreachable))
+//! (global.set $depth (i32.add (global.get $depth) (i32.const units)))
 //! (call $f …)
-//! (global.set $depth (i32.sub (global.get $depth) (i32.const 1)))
+//! (global.set $depth (i32.sub (global.get $depth) (i32.const units)))
 //! ```
 //!
 //! A call that traps ends its instance, so nothing is left to be counted down.
@@ -24,7 +25,7 @@ use wasm_encoder::{
 };
 use wasmparser::{Encoding, FunctionBody, GlobalSectionReader, Operator, Parser, Payload, TypeRef};
 
-use crate::limits::MAX_CALL_DEPTH;
+use crate::limits::{MAX_STACK_UNITS, frame_units};
 
 /// The same component, with counters.
 ///
@@ -118,10 +119,10 @@ impl Counter {
         );
     }
 
-    fn change(&self, by: Instruction<'static>) -> [Instruction<'static>; 4] {
+    fn change(&self, units: u32, by: Instruction<'static>) -> [Instruction<'static>; 4] {
         [
             Instruction::GlobalGet(self.global),
-            Instruction::I32Const(1),
+            Instruction::I32Const(units.cast_signed()),
             by,
             Instruction::GlobalSet(self.global),
         ]
@@ -170,6 +171,8 @@ impl Reencode for Counter {
         code: &mut CodeSection,
         body: FunctionBody<'_>,
     ) -> Result<(), Error> {
+        let units = frame_units(body.range().len());
+        let most = MAX_STACK_UNITS.saturating_sub(units);
         let mut function = self.new_function_with_parsed_locals(&body)?;
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
@@ -185,19 +188,19 @@ impl Reencode for Counter {
             }
             for check in [
                 Instruction::GlobalGet(self.global),
-                Instruction::I32Const(MAX_CALL_DEPTH.cast_signed()),
-                Instruction::I32GeU,
+                Instruction::I32Const(most.cast_signed()),
+                Instruction::I32GtU,
                 Instruction::If(BlockType::Empty),
                 Instruction::Unreachable,
                 Instruction::End,
             ] {
                 function.instruction(&check);
             }
-            for up in self.change(Instruction::I32Add) {
+            for up in self.change(units, Instruction::I32Add) {
                 function.instruction(&up);
             }
             function.instruction(&instruction);
-            for down in self.change(Instruction::I32Sub) {
+            for down in self.change(units, Instruction::I32Sub) {
                 function.instruction(&down);
             }
         }
@@ -235,9 +238,9 @@ mod tests {
             validator.validate_all(&counted).expect("it is still one");
             let calls = wat.matches("(call").count();
             let printed = format!("{counted:?}");
-            // `i32.const MAX_CALL_DEPTH`, `i32.ge_u`, once for each call.
-            let check = [0x41, 0x80, 0x08, 0x4f];
-            let found = counted.windows(4).filter(|bytes| *bytes == check).count();
+            // `i32.gt_u`, `if`, `unreachable`, `end`, once for each call.
+            let check = [0x4b, 0x04, 0x40, 0x00, 0x0b];
+            let found = counted.windows(5).filter(|bytes| *bytes == check).count();
             assert_eq!(found, calls, "{wat}: {printed}");
         }
     }

@@ -49,7 +49,7 @@ impl Engines {
     pub fn new() -> Result<Arc<Self>, EngineError> {
         Ok(Arc::new(Self {
             consensus: Some(Machine::new(Clock::Fuel, 16)?),
-            query: Machine::new(Clock::Time, 32)?,
+            query: Machine::new(Clock::Time, limits::MAX_QUERIES)?,
             cache: OnceLock::new(),
         }))
     }
@@ -240,8 +240,8 @@ fn config(clock: Clock, calls: u32) -> Config {
     config.operator_cost(operator_cost()); // default: 1 for nearly everything
     config.epoch_interruption(clock == Clock::Time); // default: false
 
-    // The stack. Frames of merged functions would be larger than what admission
-    // counted, so nothing is inlined.
+    // The stack. Frames of merged functions would be larger than what their calls
+    // count, so nothing is inlined.
     config.compiler_inlining(Inlining::No); // default: with GC alone
     let stack = match clock {
         Clock::Fuel => limits::GUEST_STACK_BYTES,
@@ -283,8 +283,8 @@ fn config(clock: Clock, calls: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(places); // default: 1000
     pool.max_component_instance_size(1 << 20); // default: the same
-    pool.total_core_instances(places * limits::MAX_CORE_MODULES as u32); // default: 1000
-    pool.max_core_instances_per_component(limits::MAX_CORE_MODULES as u32); // default: no limit
+    pool.total_core_instances(places * limits::MAX_CORE_INSTANCES as u32); // default: 1000
+    pool.max_core_instances_per_component(limits::MAX_CORE_INSTANCES as u32); // default: no limit
     pool.max_core_instance_size(1 << 20); // default: the same
     pool.total_memories(places * limits::MAX_MEMORIES as u32); // default: 1000
     pool.max_memories_per_component(limits::MAX_MEMORIES as u32); // default: no limit
@@ -313,7 +313,7 @@ fn config(clock: Clock, calls: u32) -> Config {
 
 /// What stands above in `config` and can change a result.
 const SEMANTICS: &str =
-    "cranelift nan-canonicalization no-inlining call-depth-1 store-of-an-item wasmtime=48.0.8";
+    "cranelift nan-canonicalization no-inlining call-depth-2 store-of-an-item wasmtime=48.0.8";
 /// What decides about points and signatures.
 const CRYPTOGRAPHY: &str = "blst=0.3.17 secp256k1=0.29.1 secp256k1-sys=0.10.1 sha2=0.10.9";
 
@@ -330,6 +330,7 @@ pub fn runtime_hash() -> [u8; 32] {
             limits::MAX_FUNCTIONS as u64,
             limits::MAX_CORE_MODULES as u64,
             limits::MAX_NESTING.into(),
+            limits::MAX_COMPONENT_INSTANCES as u64,
             limits::MAX_CORE_INSTANCES as u64,
             limits::MAX_TABLES as u64,
             limits::MAX_TABLE_ELEMENTS as u64,
@@ -343,7 +344,8 @@ pub fn runtime_hash() -> [u8; 32] {
             limits::MAX_SCAN_BYTES as u64,
             limits::MAX_CONFIG_BYTES as u64,
             limits::GUEST_STACK_BYTES as u64,
-            limits::MAX_CALL_DEPTH.into(),
+            limits::MAX_STACK_UNITS.into(),
+            limits::MAX_STORED_BYTES,
             FEATURES.bits(),
             APPROVE_DECRYPTION,
         ];

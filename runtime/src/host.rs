@@ -209,7 +209,8 @@ pub trait Host: Send + Sync + 'static {
     fn chain_output_at(&self, out_point: &ChainOutPoint) -> HostResult<Option<ChainOutput>> {
         out_of_phase("federation.chain-output-at")
     }
-    /// The agreed outputs that pay to `script`, oldest first, at most 100.
+    /// The agreed outputs that pay to `script`, oldest first: at most 100 in consensus and
+    /// audit, at most 10,000 elsewhere.
     fn chain_outputs(&self, script: &[u8]) -> HostResult<Vec<ChainOutput>> {
         out_of_phase("federation.chain-outputs")
     }

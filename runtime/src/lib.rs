@@ -50,5 +50,7 @@ pub use module::{
     Action, Answer, Audience, CallError, Called, Context, Description, Endpoint, InputEffect,
     KeySpec, OutputEffect, RenderItem, Setup, Wake,
 };
-pub use thread::{guest_pool, spawn_guest_thread};
+pub use thread::{
+    GUEST_THREAD_BYTES, become_guest_thread, guest_pool, is_guest_thread, spawn_guest_thread,
+};
 pub use trap::Trap;

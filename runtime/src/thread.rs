@@ -31,7 +31,7 @@ pub fn spawn_guest_thread<T: Send + 'static>(
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
     std::thread::Builder::new()
         .name(name.to_owned())
-        .stack_size(GUEST_STACK_BYTES + HOST_STACK_BYTES)
+        .stack_size(GUEST_THREAD_BYTES)
         .spawn(move || {
             READY.set(true);
             f()
@@ -46,9 +46,23 @@ pub fn guest_pool(threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPool
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("guest-{index}"))
-        .stack_size(GUEST_STACK_BYTES + HOST_STACK_BYTES)
+        .stack_size(GUEST_THREAD_BYTES)
         .start_handler(|_| READY.set(true))
         .build()
+}
+
+/// What [`become_guest_thread`] asks of a thread's stack, in bytes.
+pub const GUEST_THREAD_BYTES: usize = GUEST_STACK_BYTES + HOST_STACK_BYTES;
+
+/// To be called as the first thing on a thread of somebody else's making whose stack has
+/// [`GUEST_THREAD_BYTES`], a pool's for instance: consensus calls run in place there.
+pub fn become_guest_thread() {
+    READY.set(true);
+}
+
+/// Whether consensus calls run in place here, and not on a thread made for each.
+pub fn is_guest_thread() -> bool {
+    READY.get()
 }
 
 /// Runs `f` with a guest's stack: here, or where there is one.
@@ -61,7 +75,7 @@ pub(crate) fn with_guest_stack<T: Send>(f: impl FnOnce() -> T + Send) -> Result<
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("guest".into())
-            .stack_size(GUEST_STACK_BYTES + HOST_STACK_BYTES)
+            .stack_size(GUEST_THREAD_BYTES)
             .spawn_scoped(scope, || caught(f))
             .map_err(HostError::new)?;
         match thread.join() {

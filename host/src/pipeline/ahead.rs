@@ -206,9 +206,12 @@ impl Ahead {
         Arc::clone(&self.verdicts)
     }
 
-    /// Runs something on a thread that may call modules.
+    /// Runs something on a thread that may call modules: here, if it may.
     pub(super) fn on_guest_thread<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        self.pool.install(f)
+        match modmint_runtime::is_guest_thread() {
+            true => f(),
+            false => self.pool.install(f),
+        }
     }
 
     /// Gathers what [`Self::look_at`] is then given: what is tried meanwhile is checked
@@ -282,7 +285,7 @@ impl Ahead {
         let txid = transaction.id(&self.federation.id);
         let run = |checker| {
             let items = self.items(state, checker);
-            self.pool.install(|| items.transaction(transaction, txid))
+            self.on_guest_thread(|| items.transaction(transaction, txid))
         };
         let checks = Arc::new(WriteDown::default());
         let result = run(Arc::clone(&checks) as Arc<dyn Checker>);

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -64,6 +64,8 @@ pub(super) struct ConsensusHost {
     pub config: Arc<FederationConfig>,
     pub state: Arc<Mutex<Overlay>>,
     pub checker: Arc<dyn Checker>,
+    /// Bytes of keys and values that were written.
+    pub written: Arc<AtomicU64>,
 }
 
 fn host_error(error: StorageError) -> HostError {
@@ -84,6 +86,13 @@ impl ConsensusHost {
     fn instance(&self) -> HostResult<&InstanceConfig> {
         instance_config(&self.config, self.instance)
     }
+
+    fn keep(&self, key: &[u8], value: Option<Vec<u8>>) -> HostResult<()> {
+        let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        let (mut state, table) = (self.state.lock(), self.table());
+        state::keep(&mut state, self.instance, table, key, value).map_err(host_error)
+    }
 }
 
 impl Host for ConsensusHost {
@@ -91,12 +100,10 @@ impl Host for ConsensusHost {
         self.state.lock().get(self.table(), key).map_err(host_error)
     }
     fn put(&self, key: &[u8], value: &[u8]) -> HostResult<()> {
-        self.state.lock().put(self.table(), key, value.to_vec());
-        Ok(())
+        self.keep(key, Some(value.to_vec()))
     }
     fn delete(&self, key: &[u8]) -> HostResult<()> {
-        self.state.lock().delete(self.table(), key);
-        Ok(())
+        self.keep(key, None)
     }
     fn scan(
         &self,
@@ -145,12 +152,12 @@ impl Host for ConsensusHost {
         {
             return Ok(Approval::Before);
         }
-        state::approve(&mut state, instance, what);
+        state::approve(&mut state, instance, what).map_err(host_error)?;
         Ok(Approval::Approved)
     }
     fn revoke(&self, what: &Signable) -> HostResult<()> {
-        state::revoke(&mut self.state.lock(), self.instance()?, what);
-        Ok(())
+        let instance = self.instance()?;
+        state::revoke(&mut self.state.lock(), instance, what).map_err(host_error)
     }
 
     fn claim(&self, at: &ChainOutPoint) -> HostResult<Option<ChainOutput>> {
@@ -224,7 +231,7 @@ impl Host for LocalHost {
         state::chain_output_at(&self.state, at).map_err(host_error)
     }
     fn chain_outputs(&self, script: &[u8]) -> HostResult<Vec<ChainOutput>> {
-        state::chain_outputs(&self.state, script).map_err(host_error)
+        state::oldest_outputs(&self.state, script, state::MAX_OUTPUTS_TOLD).map_err(host_error)
     }
     fn fee_rate(&self) -> HostResult<u64> {
         state::fee_rate(&self.state).map_err(host_error)

@@ -16,7 +16,7 @@ use modmint_core::{
     Amount, FederationId, Input, InstanceId, OutPoint, Output, PeerId, Transaction, TxId,
     config::{BaseFee, FederationConfig},
 };
-use modmint_runtime::{CallError, Called, Check, Host, HostError};
+use modmint_runtime::{CallError, Called, Check, Host, HostError, limits};
 use parking_lot::Mutex;
 
 use super::{
@@ -30,6 +30,16 @@ use crate::storage::{Overlay, StorageError};
 /// What one transaction may take, in fuel: more than inputs and outputs of the stock
 /// modules can that fit into an item. What takes more is refused.
 pub(super) const MAX_TRANSACTION_FUEL: u64 = 200_000_000;
+
+/// What one transaction or module's item may write, in bytes of keys and values. What
+/// stock modules write of one is a hundredth of it.
+pub(super) const MAX_ITEM_WRITES: u64 = 4 << 20;
+
+/// See [`limits::MAX_STORED_BYTES`].
+pub(super) const MAX_STORED_BYTES: u64 = match cfg!(test) {
+    true => 1 << 20,
+    false => limits::MAX_STORED_BYTES,
+};
 
 /// What checking the signature of an input counts, in fuel, as much as a module pays
 /// for one.
@@ -201,6 +211,8 @@ pub(super) struct Items {
     checker: Arc<dyn Checker>,
     /// What items have taken, the same on every guardian in the ordered run.
     fuel: AtomicU64,
+    /// What they have written, in bytes, whether it was kept or not. As `fuel`.
+    written: Arc<AtomicU64>,
 }
 
 impl Items {
@@ -214,6 +226,7 @@ impl Items {
             state: Arc::new(Mutex::new(state)),
             checker,
             fuel: AtomicU64::new(0),
+            written: Arc::default(),
         }
     }
 
@@ -225,6 +238,26 @@ impl Items {
     /// Counts from here.
     pub(super) fn set_fuel(&self, fuel: u64) {
         self.fuel.store(fuel, Ordering::Relaxed);
+    }
+
+    /// What items have written.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Counts from here.
+    pub(super) fn set_written(&self, bytes: u64) {
+        self.written.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether an item has written too much so far.
+    fn check_written(&self, before: u64) -> Result<(), Failure> {
+        if self.written() - before > MAX_ITEM_WRITES {
+            let message =
+                format!("the item writes more than the {MAX_ITEM_WRITES} bytes that one may");
+            return Err(Rejection::new("too-much-written", message).into());
+        }
+        Ok(())
     }
 
     /// The result of a call that is paid for.
@@ -252,6 +285,7 @@ impl Items {
             config: Arc::clone(&self.federation.config),
             state: Arc::clone(&self.state),
             checker: Arc::clone(&self.checker),
+            written: Arc::clone(&self.written),
         })
     }
 
@@ -260,7 +294,7 @@ impl Items {
     pub(super) fn transaction(&self, transaction: &Transaction, txid: TxId) -> Result<(), Failure> {
         let body = &transaction.body;
         let message = body.signature_hash(&self.federation.id);
-        let before = self.fuel();
+        let (before, written) = (self.fuel(), self.written());
         let mut flows = Flows::default();
         let mut calls = Calls::default();
         for (index, (input, signature)) in
@@ -271,6 +305,7 @@ impl Items {
                 .map_err(|failure| failure.at_input(index))?;
             self.set_fuel(self.fuel().saturating_add(SIGNATURE_FUEL));
             self.check_fuel(before)?;
+            self.check_written(written)?;
             let signed = self.checker.check(&Check::Schnorr {
                 key: spend_key,
                 message,
@@ -285,6 +320,7 @@ impl Items {
             self.output(output, at, &mut calls, &mut flows)
                 .map_err(|failure| failure.at_output(index))?;
             self.check_fuel(before)?;
+            self.check_written(written)?;
         }
         let surplus = flows.surplus()?;
         self.check_base_fee(transaction, surplus)?;
@@ -375,18 +411,25 @@ impl Items {
         instance: InstanceId,
         item: &[u8],
     ) -> Result<(), Failure> {
-        let Some(module) = self.federation.module(instance) else {
-            let message = format!("the federation has no module instance {instance}");
-            return Err(Rejection::new("unknown-instance", message).into());
-        };
+        let module = self.open_module(instance)?;
+        let written = self.written();
         self.paid(module.process_item(&self.host(instance), peer, item))?;
+        self.check_written(written)?;
         self.settle(instance, 0)
     }
 
     /// Enters a gain in an instance's books, which must not go below zero,
-    /// whatever the instance says.
+    /// whatever the instance says; nor may it keep more than there is room for.
     fn settle(&self, instance: InstanceId, gain: i128) -> Result<(), Failure> {
         let mut state = self.state.lock();
+        let stored = state::stored(&*state, instance)?;
+        if stored > MAX_STORED_BYTES {
+            let message = format!(
+                "module instance {instance} would keep {stored} bytes, and {MAX_STORED_BYTES} are \
+                 what one may; what leaves it fewer is accepted"
+            );
+            return Err(Rejection::new("storage-full", message).into());
+        }
         let before = state::books(&*state, instance)?;
         let after = Books {
             balance: before.balance.saturating_add(gain),

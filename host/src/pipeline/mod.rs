@@ -40,7 +40,7 @@ use modmint_core::{
     consensus::{OrderedUnit, SessionHeader, SignedHeader},
     rest::AuditResponse,
 };
-use modmint_runtime::{HostError, Instance, Signable};
+use modmint_runtime::{HostError, Instance, Signable, limits};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, Semaphore};
@@ -58,6 +58,7 @@ use items::{Failure, Federation, Halt};
 use metrics::Metrics;
 use module::Module;
 use order::{Ordered, OrderedRun};
+use own::Asking;
 use proposals::Proposals;
 use reads::Messages;
 use waiters::Waiters;
@@ -67,6 +68,8 @@ pub use skip::{ParseSkipError, SkipList};
 /// So many bytes of payload are applied in one go, and an epoch more: what they
 /// change lies in memory until then.
 const MAX_BYTES_AT_ONCE: u64 = 8 << 20;
+/// Or so many bytes that modules have written, and an epoch more.
+const MAX_WRITES_AT_ONCE: u64 = 64 << 20;
 
 /// This guardian's secrets, and all that is ever done with them.
 pub trait Shares: Send + Sync + 'static {
@@ -305,10 +308,12 @@ pub struct Pipeline {
     proposals: Arc<Proposals>,
     waiters: Waiters,
     messages: Messages,
-    /// Queries that run at the same time.
-    questions: Arc<Semaphore>,
+    /// Queries of each instance that run at the same time: one that does not answer keeps
+    /// none of another's waiting.
+    questions: Vec<Arc<Semaphore>>,
     due: Arc<Notify>,
     due_modules: Mutex<BTreeSet<InstanceId>>,
+    asking: Asking,
     last_chain_change: Mutex<u64>,
     /// This guardian's own time at its last tick, seconds since 1970.
     own_time: AtomicU64,
@@ -377,6 +382,7 @@ impl Pipeline {
         };
         let view = View::of(&parts.database, &progress)?;
         let all: Vec<_> = federation.config.instances.iter().map(|i| i.id).collect();
+        let at_once = questions_at_once(threads, all.len());
         let pipeline = Self {
             database: parts.database,
             me: parts.me,
@@ -394,9 +400,12 @@ impl Pipeline {
             proposals: Arc::default(),
             waiters: Waiters::default(),
             messages: Messages::default(),
-            questions: Arc::new(Semaphore::new(2 * threads)),
+            questions: std::iter::repeat_with(|| Arc::new(Semaphore::new(at_once)))
+                .take(all.len())
+                .collect(),
             due: Arc::default(),
             due_modules: Mutex::default(),
+            asking: Asking::default(),
             last_chain_change: Mutex::default(),
             own_time: AtomicU64::default(),
             last_audit: Mutex::default(),
@@ -463,7 +472,7 @@ impl Pipeline {
                 .iter()
                 .map(|u| u.payload.len() as u64)
                 .sum::<u64>();
-            if bytes > MAX_BYTES_AT_ONCE {
+            if bytes > MAX_BYTES_AT_ONCE || run.written() > MAX_WRITES_AT_ONCE {
                 break;
             }
         }
@@ -584,6 +593,14 @@ impl Pipeline {
         let header = self.database.own_header(session)?;
         Ok(header.map_or(0, |(header, _)| header.epochs))
     }
+}
+
+/// How many questions one of so many instances is asked at the same time, beside what it
+/// wants: all together leave some of the engine's places, or they would wait for each
+/// other there.
+fn questions_at_once(threads: usize, instances: usize) -> usize {
+    let share = limits::MAX_QUERIES as usize / (instances + 1);
+    threads.clamp(1, share.saturating_sub(1).max(1))
 }
 
 /// Leaves out the epochs that have been applied before, and says how many they

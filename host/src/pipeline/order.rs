@@ -18,7 +18,7 @@ use super::{
     Stop,
     history::Progress,
     hosts::{Checker, Watched},
-    items::{Failure, Federation, Halt, Items, MAX_TRANSACTION_FUEL, Rejection},
+    items::{Failure, Federation, Halt, Items, MAX_ITEM_WRITES, MAX_TRANSACTION_FUEL, Rejection},
     state::{self, Conviction, Decision, Fault, Rejected},
     votes,
 };
@@ -33,6 +33,10 @@ const FORGET_AT_ONCE: usize = 1000;
 /// Items of a unit begin while those before have taken less fuel than this; the
 /// others stay undecided. A full unit of the stock modules' transactions takes less.
 const MAX_UNIT_FUEL: u64 = MAX_TRANSACTION_FUEL;
+
+/// And while those before have written less than this, in bytes: what an epoch changes
+/// lies in memory.
+const MAX_UNIT_WRITES: u64 = MAX_ITEM_WRITES;
 
 /// The canonical bytes of the items in a unit's payload, and what its maker did wrong
 /// where there is something else in its place.
@@ -65,7 +69,7 @@ pub(super) struct Ordered {
     pub transactions: Vec<(TxId, Option<String>)>,
     /// Hashes of this guardian's own items that were ordered.
     pub own_items: Vec<[u8; 32]>,
-    /// Hashes of those for which their units had no fuel left.
+    /// Hashes of those for which their units had no fuel, or no more to write, left.
     pub left_over: Vec<[u8; 32]>,
     /// How many transactions have been accepted, and refused.
     pub decided: (u64, u64),
@@ -81,6 +85,8 @@ pub(super) struct OrderedRun {
     me: PeerId,
     items: Items,
     checks: Arc<Watched>,
+    /// What modules have written in all epochs so far, in bytes.
+    written: u64,
     progress: Progress,
     epochs: Vec<(u64, u32, Vec<OrderedUnit>)>,
     transactions: Vec<(TxId, Option<String>)>,
@@ -130,6 +136,7 @@ impl OrderedRun {
             me,
             items,
             checks,
+            written: 0,
             progress,
             epochs: Vec::new(),
             transactions: Vec::new(),
@@ -154,6 +161,11 @@ impl OrderedRun {
             convicted: self.convicted,
             ended,
         }
+    }
+
+    /// What modules have written so far, in bytes.
+    pub(super) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Applies the next epoch.
@@ -262,8 +274,9 @@ impl OrderedRun {
         }
         let mut votes = VotesInUnit::default();
         self.items.set_fuel(0);
+        self.items.set_written(0);
         for item in items {
-            let fits = self.items.fuel() < MAX_UNIT_FUEL;
+            let fits = self.items.fuel() < MAX_UNIT_FUEL && self.items.written() < MAX_UNIT_WRITES;
             if fits {
                 self.item(unit.creator, &item, &mut votes)?;
             }
@@ -276,6 +289,7 @@ impl OrderedRun {
                 ordered.push(sha256(&item));
             }
         }
+        self.written += self.items.written();
         Ok(())
     }
 
@@ -311,7 +325,7 @@ impl OrderedRun {
         if votes.repeats(&decoded) {
             return Ok(());
         }
-        let fuel = self.items.fuel();
+        let (fuel, written) = (self.items.fuel(), self.items.written());
         for _ in 0..2 {
             self.checks.take_failed();
             let attempt = AssertUnwindSafe(|| self.decoded_item(creator, &decoded));
@@ -323,6 +337,7 @@ impl OrderedRun {
                 Err(_) => {
                     self.items.state.lock().rollback();
                     self.items.set_fuel(fuel);
+                    self.items.set_written(written);
                 }
             }
         }

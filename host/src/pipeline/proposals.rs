@@ -4,9 +4,13 @@
 //! An item stays here until it has been ordered. One that was put into a unit is
 //! not put into another in the same session, unless nothing has come of it for a
 //! long time; what a session leaves undecided goes into the next.
+//!
+//! Votes come first in every unit. Behind them modules' items come first in one unit and
+//! transactions in the next, and among modules another begins each time: a module that
+//! wants more than fits keeps the others waiting for a unit, and not for ever.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -71,9 +75,57 @@ struct Queue {
     numbers: HashMap<TxId, u64>,
     next_number: u64,
     transaction_bytes: usize,
+    /// How many units have been filled: who comes first goes by it.
+    turn: usize,
+}
+
+/// A unit that is being filled.
+struct Unit {
+    session: u64,
+    /// In bytes.
+    left: usize,
+    payload: UnitPayload,
+}
+
+impl Unit {
+    /// Puts it in if it is free and fits.
+    fn offer(&mut self, item: &mut Item) {
+        let size = item.bytes.len() + 4;
+        if size <= self.left && item.is_free(self.session) {
+            self.left -= size;
+            item.taken = Some((self.session, Instant::now()));
+            self.payload.items.push(item.bytes.clone());
+        }
+    }
 }
 
 impl Queue {
+    /// One item of each instance, then the next of each; another instance begins each
+    /// second turn, which is when modules come first.
+    fn offer_modules(&mut self, unit: &mut Unit) {
+        let mut instances: Vec<_> = self.modules.values_mut().map(|i| i.iter_mut()).collect();
+        if instances.is_empty() {
+            return;
+        }
+        let first = self.turn / 2 % instances.len();
+        instances.rotate_left(first);
+        while !instances.is_empty() {
+            instances.retain_mut(|items| match items.next() {
+                Some(item) => {
+                    unit.offer(item);
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    fn offer_transactions(&mut self, unit: &mut Unit) {
+        for waiting in self.transactions.values_mut() {
+            unit.offer(&mut waiting.item);
+        }
+    }
+
     fn items(&mut self) -> impl Iterator<Item = &mut Item> {
         let modules = self.modules.values_mut().flatten();
         let transactions = self.transactions.values_mut().map(|w| &mut w.item);
@@ -187,14 +239,7 @@ impl Proposals {
     /// From now on these are the items that the instance wants ordered. Those that
     /// are on their way already are not sent again.
     pub(super) fn set_module_items(&self, instance: InstanceId, items: Vec<Vec<u8>>) {
-        let mut queue = self.queue.lock();
-        let mut before: HashMap<_, _> = queue
-            .modules
-            .remove(&instance)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|item| (item.hash, item))
-            .collect();
+        let mut hashes = HashSet::new();
         let mut wanted: Vec<Item> = Vec::new();
         for bytes in items {
             if bytes.len() > MAX_ITEM_BYTES || wanted.len() == MAX_MODULE_ITEMS {
@@ -206,8 +251,16 @@ impl Proposals {
                 continue;
             }
             let item = Item::new(bytes);
-            if wanted.iter().all(|other| other.hash != item.hash) {
-                wanted.push(before.remove(&item.hash).unwrap_or(item));
+            if hashes.insert(item.hash) {
+                wanted.push(item);
+            }
+        }
+        let mut queue = self.queue.lock();
+        let before = queue.modules.remove(&instance).unwrap_or_default();
+        let mut before: HashMap<_, _> = before.into_iter().map(|i| (i.hash, i)).collect();
+        for item in &mut wanted {
+            if let Some(before) = before.remove(&item.hash) {
+                *item = before;
             }
         }
         let is_new = wanted.iter().any(|item| item.taken.is_none());
@@ -258,20 +311,30 @@ impl Proposals {
 }
 
 impl PayloadSource for Proposals {
-    /// Votes first, then modules' items, then transactions as they came.
+    /// Votes first, then by turns modules' items and transactions as they came.
     fn take(&self, session: u64, max_bytes: usize) -> Option<Vec<u8>> {
-        // A list's length and each entry's take four bytes.
-        let mut left = max_bytes.checked_sub(4)?;
-        let mut payload = UnitPayload::default();
-        for item in self.queue.lock().items() {
-            let size = item.bytes.len() + 4;
-            if size <= left && item.is_free(session) {
-                left -= size;
-                item.taken = Some((session, Instant::now()));
-                payload.items.push(item.bytes.clone());
-            }
+        let mut unit = Unit {
+            session,
+            // A list's length and each entry's take four bytes.
+            left: max_bytes.checked_sub(4)?,
+            payload: UnitPayload::default(),
+        };
+        let mut queue = self.queue.lock();
+        for vote in queue.votes.values_mut() {
+            unit.offer(vote);
         }
-        (!payload.items.is_empty()).then(|| super::state::encode(&payload))
+        if queue.turn.is_multiple_of(2) {
+            queue.offer_modules(&mut unit);
+            queue.offer_transactions(&mut unit);
+        } else {
+            queue.offer_transactions(&mut unit);
+            queue.offer_modules(&mut unit);
+        }
+        if unit.payload.items.is_empty() {
+            return None;
+        }
+        queue.turn = queue.turn.wrapping_add(1);
+        Some(super::state::encode(&unit.payload))
     }
 
     fn has_work(&self) -> bool {
@@ -335,6 +398,32 @@ mod tests {
         assert_eq!(items(proposals.take(1, 100)), [[3]]);
         proposals.ordered(&[sha256(&[2]), sha256(&[3])], &[]);
         assert!(!proposals.has_work());
+    }
+
+    #[test]
+    fn a_module_that_always_wants_more_than_fits_keeps_nobody_out() {
+        let proposals = Proposals::default();
+        let (greedy, modest) = (InstanceId(1), InstanceId(2));
+        let big = |n: u32| [&n.to_be_bytes()[..], &[0; 16_000]].concat();
+        proposals.set_module_items(modest, vec![vec![7; 30_000], vec![8; 10]]);
+        assert!(
+            proposals
+                .add_transaction(txid(1), 100, vec![1; 30_000])
+                .is_ok()
+        );
+        assert!(proposals.add_transaction(txid(2), 100, vec![2; 10]).is_ok());
+        let mut others = Vec::new();
+        for unit in 0..6 {
+            // Others each time, a thousand of them.
+            let wanted = (0..1000).map(|n| big(unit * 1000 + n)).collect();
+            proposals.set_module_items(greedy, wanted);
+            let taken = items(proposals.take(1, 32 << 10)).into_iter();
+            others.extend(taken.filter(|item| item.len() != 16_004));
+        }
+        others.sort();
+        let expected = [vec![1; 30_000], vec![2; 10], vec![7; 30_000], vec![8; 10]];
+        assert_eq!(others.len(), 4);
+        assert!(others == expected);
     }
 
     #[test]

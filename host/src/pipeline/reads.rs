@@ -27,7 +27,7 @@ use super::{
     Pipeline, QueryError, SubmitError,
     commit::View,
     hosts::LocalHost,
-    items::{Failure, Halt, Rejection},
+    items::{Failure, Halt, MAX_STORED_BYTES, Rejection},
     module::Module,
     proposals::Full,
     state::{self, Conviction, encode},
@@ -259,7 +259,7 @@ impl Pipeline {
             .ok_or(QueryError::UnknownInstance(id))
     }
 
-    /// Asks a module on a thread that may block, a few at a time.
+    /// Asks a module on a thread that may block, each a few times at once.
     async fn ask<T: Send + 'static>(
         &self,
         instance: InstanceId,
@@ -268,7 +268,9 @@ impl Pipeline {
     ) -> Result<T, QueryError> {
         let module = Arc::clone(self.module(instance)?);
         let host = self.local_host(instance, view);
-        let permit = Arc::clone(&self.questions).acquire_owned().await;
+        let places = self.questions.get(usize::from(instance.0));
+        let places = places.ok_or(QueryError::UnknownInstance(instance))?;
+        let permit = Arc::clone(places).acquire_owned().await;
         let asked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             question(&*module, &host)
@@ -475,7 +477,13 @@ impl Pipeline {
             fee_rate: view.fee_rate,
             peers: Vec::new(),
             convicted: view.convicted.iter().map(conviction).collect(),
-            problems: [convictions(&view), self.paused_instances()].concat(),
+            problems: [
+                convictions(&view),
+                self.paused_instances(),
+                self.full_instances(&view),
+                self.broken_instances(),
+            ]
+            .concat(),
         }
     }
 
@@ -488,6 +496,23 @@ impl Pipeline {
                     "module instance {} ({}) is paused: its books were not even",
                     instance.id, instance.kind
                 )
+            })
+            .collect()
+    }
+
+    /// Those that keep nearly all that one may: more than three quarters.
+    fn full_instances(&self, view: &View) -> Vec<String> {
+        let instances = self.federation.config.instances.iter();
+        instances
+            .filter_map(|instance| {
+                let stored = logged(state::stored(&view.state, instance.id))?;
+                (stored > MAX_STORED_BYTES / 4 * 3).then(|| {
+                    format!(
+                        "module instance {} ({}) keeps {stored} bytes of the {MAX_STORED_BYTES} \
+                         that one may: beyond them its items are refused",
+                        instance.id, instance.kind
+                    )
+                })
             })
             .collect()
     }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU32, Ordering as Atomic},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering as Atomic},
     time::Duration,
 };
 
@@ -54,6 +54,8 @@ enum ToyInput {
     Work(u64),
     /// A note that is good if its signature is.
     Note([u8; 64]),
+    /// Writes so many values of 128 KiB.
+    Fill(u8),
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -68,6 +70,11 @@ struct ToyOutput {
 struct Toy {
     /// How many more calls with `Panic` panic.
     panics: AtomicU32,
+    /// Who is asked something that takes as long as this is held.
+    gate: Mutex<()>,
+    /// How often it was asked what it wants, and whether that ends by itself.
+    asked: AtomicU32,
+    loops: AtomicBool,
 }
 
 type Called<T> = Result<T, CallError>;
@@ -90,6 +97,18 @@ fn signable(message: &[u8]) -> Signable {
         message: message.to_vec(),
         terms: Vec::new(),
     }
+}
+
+/// So many values of 128 KiB, and no more than these.
+fn fill(host: &Arc<dyn Host>, count: u8) -> Called<()> {
+    for n in 0..64 {
+        let key = [b"fill/".as_slice(), &[n]].concat();
+        match n < count {
+            true => host.put(&key, &vec![n; 128 << 10])?,
+            false => host.delete(&key)?,
+        }
+    }
+    Ok(())
 }
 
 impl Toy {
@@ -122,6 +141,10 @@ impl Toy {
                 0
             }
             ToyInput::Work(_) => 0,
+            ToyInput::Fill(count) => {
+                fill(host, count)?;
+                0
+            }
             ToyInput::Note(signature) => {
                 let check = Check::Schnorr {
                     key: PublicKey(secp::public_key(&SECRET)),
@@ -164,6 +187,9 @@ impl Toy {
                 true => Ok(()),
                 false => refuse("not-enough"),
             };
+        }
+        if let Some(count) = item.strip_prefix(b"fill ") {
+            return fill(host, String::from_utf8_lossy(count).parse().unwrap());
         }
         let key = [b"item/", item].concat();
         if host.get(&key)?.is_some() {
@@ -231,6 +257,11 @@ impl Module for Toy {
     }
 
     fn propose(&self, host: &Arc<dyn Host>) -> Called<Vec<Vec<u8>>> {
+        self.asked.fetch_add(1, Atomic::SeqCst);
+        let _open = self.gate.lock();
+        if self.loops.load(Atomic::SeqCst) {
+            return Err(CallError::Trapped(Trap::OutOfTime));
+        }
         Ok(match host.get(b"item/wanted")? {
             Some(_) => vec![],
             None => vec![b"wanted".to_vec()],
@@ -250,7 +281,7 @@ impl Module for Toy {
     fn queries(&self) -> &[Endpoint] {
         static QUERIES: std::sync::OnceLock<Vec<Endpoint>> = std::sync::OnceLock::new();
         QUERIES.get_or_init(|| {
-            ["item", "share", "height"]
+            ["item", "share", "height", "slow"]
                 .map(|name| Endpoint {
                     name: name.into(),
                     summary: String::new(),
@@ -264,6 +295,10 @@ impl Module for Toy {
         Ok(match name {
             "height" if host.block_height()? < 8 => Answer::Wait(vec![Wake::Height(8)]),
             "height" => Answer::Ready(vec![8]),
+            "slow" => {
+                let _open = self.gate.lock();
+                Answer::Ready(vec![])
+            }
             "share" => match host.shares(&[signable(&[5])])?.remove(0) {
                 Some(share) => Answer::Ready(share),
                 None => return refuse("not-approved"),
@@ -419,6 +454,12 @@ impl Guardian {
 
     fn get(&self) -> &Arc<Pipeline> {
         self.pipeline.as_ref().unwrap()
+    }
+
+    /// Looks at the clock, and waits until modules have been asked.
+    fn tick(&self, now: u64) {
+        self.get().tick_at(now);
+        self.get().asking.wait();
     }
 
     /// Applies an epoch with one unit of guardian 0, next in order.
@@ -1050,6 +1091,30 @@ fn an_output_of_the_chain_is_claimed_once() {
 }
 
 #[test]
+fn of_a_script_s_outputs_a_hundred_are_told_in_consensus_and_many_more_in_queries() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    for height in 0..34 {
+        let output = |index| VotedOutput {
+            txid: Hash32([height; 32]),
+            index,
+            satoshi: 330,
+            script: passing_script(),
+        };
+        guardian.agree_on_block((0..VotedBlock::MAX_OUTPUTS as u32).map(output).collect());
+    }
+    let view = guardian.get().view();
+    let agreed = state::chain_outputs(&view.state, &passing_script()).unwrap();
+    assert_eq!(agreed.len(), 100);
+    let host = guardian.get().local_host(COINS, &view);
+    let begun = std::time::Instant::now();
+    let told = host.chain_outputs(&passing_script()).unwrap();
+    println!("{} outputs take {:?}", told.len(), begun.elapsed());
+    assert_eq!(told.len(), 10_000);
+    assert_eq!(told[..100], agreed);
+}
+
+#[test]
 fn a_module_that_says_it_owes_more_than_was_paid_in_is_paused_at_the_session_s_end() {
     let guardian = Guardian::with(SessionLimits {
         epochs: 5,
@@ -1218,7 +1283,7 @@ fn a_guardian_votes_only_when_something_has_moved() {
             .filter(|item| !matches!(item, ConsensusItem::Module { .. }))
             .collect::<Vec<ConsensusItem>>()
     };
-    let tick = |now| guardian.get().tick_at(now);
+    let tick = |now| guardian.tick(now);
     tick(NOW);
     let votes = wanted();
     assert_eq!(
@@ -1258,7 +1323,7 @@ fn a_guardian_votes_only_when_something_has_moved() {
 fn a_module_is_asked_what_it_wants_when_its_storage_changed_and_at_a_block() {
     let guardian = Guardian::new();
     let pipeline = guardian.get();
-    pipeline.tick_at(NOW);
+    guardian.tick(NOW);
     let taken = pipeline.proposals().take(1, 30_000).unwrap();
     let payload: UnitPayload = borsh::from_slice(&taken).unwrap();
     assert!(
@@ -1271,14 +1336,204 @@ fn a_module_is_asked_what_it_wants_when_its_storage_changed_and_at_a_block() {
         creator: PeerId(0),
         payload: taken,
     }]);
-    pipeline.tick_at(NOW);
+    guardian.tick(NOW);
     assert!(!pipeline.proposals().has_work(), "it has what it wanted");
     guardian.chain.broadcast.lock().clear();
-    pipeline.tick_at(NOW);
+    guardian.tick(NOW);
     assert!(guardian.chain.broadcast.lock().is_empty());
     guardian.chain.changed.send_modify(|tick| *tick += 1);
-    pipeline.tick_at(NOW);
+    guardian.tick(NOW);
     assert_eq!(guardian.chain.broadcast.lock().len(), 2);
+}
+
+#[test]
+fn a_module_that_is_slow_to_say_what_it_wants_delays_nobody_s() {
+    let guardian = Guardian::new();
+    let slow = guardian.toys[1].gate.lock();
+    let pipeline = guardian.get();
+    pipeline.tick_at(NOW);
+    let wanted = || {
+        let items = order::items_of(&pipeline.proposals().take(1, 30_000)?);
+        Some(
+            items
+                .iter()
+                .map(|i| borsh::from_slice(i).unwrap())
+                .collect(),
+        )
+    };
+    let mut items: Vec<ConsensusItem> = wanted().unwrap();
+    assert_eq!(items[0], ConsensusItem::Time(NOW - NOW % 60));
+    while !items.contains(&module_item(COINS, b"wanted")) {
+        items.extend(wanted().unwrap_or_default());
+        std::thread::yield_now();
+    }
+    assert!(!items.contains(&module_item(OTHERS, b"wanted")));
+    // Nor is it asked a second time before it has answered.
+    pipeline.wake_modules(&[COINS, OTHERS]);
+    pipeline.tick_at(NOW);
+    while guardian.toys[0].asked.load(Atomic::SeqCst) < 2 {
+        std::thread::yield_now();
+    }
+    assert_eq!(guardian.toys[1].asked.load(Atomic::SeqCst), 1);
+    drop(slow);
+    pipeline.asking.wait();
+    guardian.tick(NOW);
+    assert_eq!(guardian.toys[1].asked.load(Atomic::SeqCst), 2);
+    assert_eq!(wanted(), Some(vec![module_item(OTHERS, b"wanted")]));
+}
+
+#[test]
+fn a_module_that_breaks_when_it_is_asked_is_left_alone_for_a_while_and_that_is_told() {
+    let guardian = Guardian::new();
+    guardian.toys[1].loops.store(true, Atomic::SeqCst);
+    guardian.tick(NOW);
+    let problems = guardian.get().status().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].contains("module instance 1 (toy) broke"),
+        "{problems:?}"
+    );
+    assert!(problems[0].contains("out of time"), "{problems:?}");
+    guardian.get().wake_modules(&[COINS, OTHERS]);
+    guardian.tick(NOW);
+    let asked = |toy: usize| guardian.toys[toy].asked.load(Atomic::SeqCst);
+    assert_eq!((asked(0), asked(1)), (2, 1));
+    // What it wants on the bitcoin chain is asked all the same.
+    assert_eq!(guardian.chain.broadcast.lock().len(), 2);
+}
+
+#[test]
+fn a_paused_module_is_not_asked_what_it_wants_and_its_items_are_refused() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    guardian.deposit(100);
+    guardian.tick(NOW);
+    guardian.epoch(vec![module_item(OTHERS, b"release 1")]);
+    assert!(guardian.get().paused(OTHERS));
+    guardian.toys[1].asked.store(0, Atomic::SeqCst);
+    // What it wanted before is forgotten with the next minute.
+    guardian.agree_on_time(NOW + 60);
+    guardian.tick(NOW);
+    assert_eq!(guardian.toys[1].asked.load(Atomic::SeqCst), 0);
+    assert_eq!(
+        guardian.chain.broadcast.lock()[&OTHERS],
+        Vec::<Vec<u8>>::new()
+    );
+    let taken = guardian
+        .get()
+        .proposals()
+        .take(2, 30_000)
+        .unwrap_or_default();
+    let theirs = encode(&module_item(OTHERS, b"wanted"));
+    assert!(!order::items_of(&taken).contains(&theirs));
+    let root = || guardian.get().status().state_root;
+    let before = root();
+    guardian.epoch(vec![module_item(OTHERS, b"something")]);
+    assert_eq!(root(), before, "nothing is written");
+}
+
+// What modules write.
+
+/// What the host has counted, and what is there.
+fn kept(guardian: &Guardian, instance: InstanceId) -> (u64, u64) {
+    let view = guardian.get().view();
+    let table = crate::storage::Table::Instance(instance);
+    let read = |table, prefix: &[u8]| {
+        let all = crate::storage::Read::scan(&view.state, table, prefix, None, 10_000, usize::MAX);
+        all.unwrap()
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum::<u64>()
+    };
+    let approved = [b"approved/".as_slice(), &instance.0.to_be_bytes()].concat();
+    let counted = state::stored(&view.state, instance).unwrap();
+    let there = read(table, b"") + read(crate::storage::Table::Host, &approved);
+    (counted, there)
+}
+
+#[test]
+fn a_module_that_fills_the_disk_is_refused_and_nobody_else_is() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let deposit = guardian.deposit(100);
+    let fill = |count: u8| {
+        let item = format!("fill {count}");
+        guardian.epoch(vec![module_item(OTHERS, item.as_bytes())]);
+        let (counted, there) = kept(&guardian, OTHERS);
+        assert_eq!(counted, there);
+        counted
+    };
+    let approved = ToyOutput {
+        approve: Some(vec![1; 48]),
+        ..coin(0)
+    };
+    let approve = guardian.transaction(NOW + 60, vec![], vec![(OTHERS, approved)]);
+    guardian.epoch(vec![ConsensusItem::Transaction(approve)]);
+    let empty = fill(0);
+    let value = (128 << 10) + 6;
+    assert_eq!(fill(5), empty + 5 * value);
+    assert_eq!(guardian.get().status().problems, Vec::<String>::new());
+    // Eight would be beyond the limit, of a megabyte here.
+    assert_eq!(fill(7), empty + 7 * value);
+    assert_eq!(fill(8), empty + 7 * value, "refused");
+    let more = guardian.transaction(NOW + 61, vec![(OTHERS, ToyInput::Fill(8))], vec![]);
+    let refused = guardian.get().submit(&more.encode()).unwrap_err();
+    assert_eq!(refused.code(), "storage-full");
+    let problems = guardian.get().status().problems;
+    assert!(
+        problems[0].contains("module instance 1 (toy) keeps"),
+        "{problems:?}"
+    );
+    // Whoever else there is goes on, and what leaves less is accepted.
+    let spend = guardian.spend(deposit, vec![coin(100_000)]);
+    let txid = spend.id(&guardian.id());
+    guardian.epoch(vec![ConsensusItem::Transaction(spend)]);
+    assert!(matches!(
+        guardian.status(&txid),
+        TransactionStatus::Accepted { .. }
+    ));
+    assert_eq!(fill(2), empty + 2 * value);
+    assert_eq!(fill(0), empty);
+    assert_eq!(kept(&guardian, COINS).0, kept(&guardian, COINS).1);
+    assert!(guardian.is_sound());
+}
+
+#[test]
+fn what_writes_too_much_is_refused_and_a_unit_begins_no_more_then() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let fill = |expires, counts: &[u8]| {
+        let inputs = counts.iter().map(|n| (OTHERS, ToyInput::Fill(*n)));
+        guardian.transaction(expires, inputs.collect(), vec![])
+    };
+    // 33 values of 128 KiB are more than 4 MiB, 31 less.
+    let transactions = [
+        fill(NOW + 60, &[31]),
+        fill(NOW + 61, &[31, 2]),
+        fill(NOW + 62, &[1]),
+    ];
+    let ids = [0, 1, 2].map(|n: usize| transactions[n].id(&guardian.id()));
+    let refused = guardian.get().submit(&transactions[1].encode());
+    assert_eq!(refused.unwrap_err().code(), "too-much-written");
+    guardian.epoch(transactions.map(ConsensusItem::Transaction).into());
+    assert_eq!(guardian.code(&ids[0]), "storage-full");
+    assert_eq!(guardian.code(&ids[1]), "too-much-written");
+    assert_eq!(guardian.status(&ids[2]), TransactionStatus::Unknown);
+}
+
+#[test]
+fn epochs_are_applied_at_once_until_modules_have_written_much() {
+    let guardian = Guardian::new();
+    // Nearly 8 MiB each, of which nothing is kept.
+    let fills = || {
+        vec![
+            module_item(OTHERS, b"fill 31"),
+            module_item(OTHERS, b"fill 31"),
+        ]
+    };
+    let epochs: Vec<_> = (0..12).map(|index| epoch(1, index, fills())).collect();
+    assert_eq!(guardian.get().process(&epochs).unwrap().consumed, 9);
+    assert_eq!(guardian.get().process(&epochs).unwrap().consumed, 12);
 }
 
 // Submission.
@@ -1345,7 +1600,7 @@ fn a_pending_transaction_that_expires_is_dropped() {
     let brief = guardian.transaction(NOW + 60, vec![], vec![(COINS, coin(0))]);
     guardian.get().submit(&brief.encode()).unwrap();
     guardian.agree_on_time(NOW - NOW % 60 + 120);
-    guardian.get().tick_at(0);
+    guardian.tick(0);
     let txid = brief.id(&guardian.id());
     assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
 }
@@ -1357,9 +1612,9 @@ fn what_expires_while_the_federation_stands_still_is_not_proposed_afterwards() {
     let brief = guardian.transaction(NOW + 60, vec![], vec![(COINS, coin(0))]);
     let txid = brief.id(&guardian.id());
     guardian.get().submit(&brief.encode()).unwrap();
-    guardian.get().tick_at(NOW + 59);
+    guardian.tick(NOW + 59);
     assert_eq!(guardian.status(&txid), TransactionStatus::Pending);
-    guardian.get().tick_at(NOW + 60);
+    guardian.tick(NOW + 60);
     assert_eq!(guardian.status(&txid), TransactionStatus::Unknown);
     let again = guardian.get().submit(&brief.encode()).unwrap_err();
     assert_eq!(again.code(), "transaction-expired");
@@ -1371,7 +1626,7 @@ fn what_expires_while_the_federation_stands_still_is_not_proposed_afterwards() {
 #[test]
 fn a_clock_that_is_far_from_agreed_time_is_told() {
     let guardian = Guardian::new();
-    guardian.get().tick_at(NOW);
+    guardian.tick(NOW);
     assert_eq!(
         guardian.get().clock_problem(),
         None,
@@ -1383,7 +1638,7 @@ fn a_clock_that_is_far_from_agreed_time_is_told() {
         (NOW + 1000, Some("ahead of")),
         (NOW - 1000, Some("behind")),
     ] {
-        guardian.get().tick_at(now);
+        guardian.tick(now);
         let problem = guardian.get().clock_problem();
         assert_eq!(problem.is_some(), told.is_some(), "{problem:?}");
         assert!(problem.is_none_or(|problem| problem.contains(told.unwrap())));
@@ -1427,6 +1682,53 @@ async fn who_waits_for_a_transaction_an_outcome_or_a_query_is_woken_by_it() {
         }
     );
     assert!(matches!(height.unwrap(), QueryResponse::Ready { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[allow(
+    clippy::await_holding_lock,
+    reason = "who waits for it is on other threads"
+)]
+async fn a_module_that_does_not_answer_keeps_nobody_from_another_s_outcomes() {
+    let guardian = Guardian::new();
+    guardian.agree_on_time(NOW);
+    let txid = guardian.deposit(100);
+    let pipeline = Arc::clone(guardian.get());
+    let toy = Arc::clone(&guardian.toys[1]);
+    let gate = toy.gate.lock();
+    let questions: Vec<_> = (0..100)
+        .map(|_| {
+            let pipeline = Arc::clone(&pipeline);
+            tokio::spawn(async move { pipeline.query(OTHERS, "slow", &[], Duration::ZERO).await })
+        })
+        .collect();
+    // As many as there may be have begun.
+    let places = &pipeline.questions[1];
+    while places.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let at = [OutPoint { txid, index: 0 }];
+    let outcomes = pipeline.outcomes(COINS, &at, Duration::ZERO);
+    let outcomes = tokio::time::timeout(Duration::from_secs(60), outcomes).await;
+    assert!(outcomes.expect("in time").unwrap()[0].is_some());
+    drop(gate);
+    for question in questions {
+        question.await.unwrap().unwrap();
+    }
+}
+
+#[test]
+fn all_instances_together_are_asked_no_more_than_the_engine_has_places() {
+    for threads in [1, 2, 8, 64] {
+        for instances in 1..limits::MAX_QUERIES as usize / 2 {
+            // One more asks what it wants.
+            let at_once = instances * (questions_at_once(threads, instances) + 1);
+            assert!(
+                at_once < limits::MAX_QUERIES as usize,
+                "{threads} {instances}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

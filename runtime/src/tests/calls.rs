@@ -172,22 +172,38 @@ fn a_module_that_recurses_without_end_traps_before_its_stack_ends() {
 
 #[test]
 fn calls_go_as_deep_as_is_allowed_and_no_deeper() {
-    // `process-input` itself is called by nobody of the module's.
     let functions = "(func $down (param $n i32)
         (if (local.get $n) (then (call $down (i32.sub (local.get $n) (i32.const 1))))))";
     let down = |calls: u32| {
-        let body = format!(
-            "(call $down (i32.const {})) (global.get $accepted)",
-            calls - 1
-        );
+        let body = format!("(call $down (i32.const {calls})) (global.get $accepted)");
         let instance = instance("", functions, &body);
         process(&instance, &Memory::default().host()).result
     };
-    down(limits::MAX_CALL_DEPTH).unwrap();
+    // `process-input` calls once as well, and both have few bytes of code.
+    let units = |code| (limits::MAX_STACK_UNITS / limits::frame_units(code)) - 1;
+    down(units(20)).unwrap();
+    assert!(units(20) > 1024);
     assert!(matches!(
-        down(limits::MAX_CALL_DEPTH + 1),
+        down(units(1)),
         Err(CallError::Trapped(Trap::Broken))
     ));
+}
+
+#[test]
+fn calls_of_functions_with_much_code_are_fewer() {
+    let nothing = "(drop (i32.const 1))".repeat(20_000);
+    let functions = format!(
+        "(func $down (param $n i32)
+            (if (local.get $n) (then (call $down (i32.sub (local.get $n) (i32.const 1)))))
+            {nothing})"
+    );
+    let down = |calls: u32| {
+        let body = format!("(call $down (i32.const {calls})) (global.get $accepted)");
+        let instance = instance("", &functions, &body);
+        process(&instance, &Memory::default().host()).result
+    };
+    down(10).unwrap();
+    assert!(matches!(down(11), Err(CallError::Trapped(Trap::Broken))));
 }
 
 #[test]
@@ -204,7 +220,16 @@ fn calls_one_after_the_other_are_not_deep() {
 
 #[test]
 fn a_query_that_recurses_without_end_overflows_its_stack_and_nobody_elses() {
-    let instance = instance("", &deep(), "(drop (call $deep)) (global.get $accepted)");
+    // Much to keep for little code, or the count of calls would come first.
+    let load = |i: usize| format!("(i64.load (i32.const {}))", 8192 + 8 * i);
+    let loads: String = (0..250).map(load).collect();
+    let (results, adds) = ("i64 ".repeat(250), "(i64.add)".repeat(250));
+    let functions = format!(
+        "(func $many (result {results}) {loads})
+         (func $deep (result i64) (call $many) (call $deep) {adds})"
+    );
+    let body = "(drop (call $deep)) (global.get $accepted)";
+    let instance = instance("", &functions, body);
     let host = Memory::default().host();
     let result = std::thread::Builder::new()
         .stack_size(2 << 20)

@@ -186,7 +186,7 @@ fn more_of_anything_than_a_component_may_have_is_refused() {
         (
             format!(
                 "(component (core module $m) {})",
-                many(65, "(core instance (instantiate $m))")
+                many(5, "(core instance (instantiate $m))")
             ),
             "core instances",
         ),
@@ -213,6 +213,98 @@ fn more_of_anything_than_a_component_may_have_is_refused() {
             "{what}: {refusal}"
         );
     }
+}
+
+/// Components inside each other, each of which instantiates the next so many times.
+fn multiplied(nested: usize, times: usize, innermost: &str) -> Vec<u8> {
+    let mut wat = format!("(component $c0 {innermost})");
+    for level in 1..nested {
+        let below = level - 1;
+        let instances = format!("(instance (instantiate $c{below}))").repeat(times);
+        wat = format!("(component $c{level} {wat} {instances})");
+    }
+    wat::parse_str(&wat).unwrap()
+}
+
+#[test]
+fn instances_are_counted_as_often_as_they_are_made() {
+    let module = "(core module $m) (core instance (instantiate $m))";
+    let memory = "(core module $m (memory 1)) (core instance (instantiate $m))";
+    let tables = "(core module $m (table 1 funcref) (table 1 funcref) (table 1 funcref))
+        (core instance (instantiate $m))";
+    for (bytes, what) in [
+        (
+            multiplied(limits::MAX_NESTING as usize, 1000, ""),
+            "component instances",
+        ),
+        (multiplied(6, 2, ""), "component instances"),
+        (multiplied(2, 17, ""), "component instances"),
+        (multiplied(4, 2, module), "core instances"),
+        (multiplied(2, 2, memory), "memories"),
+        (multiplied(2, 2, tables), "tables"),
+    ] {
+        let begun = Instant::now();
+        let refusal = admit(&bytes).unwrap_err();
+        assert!(
+            matches!(refusal, AdmitError::TooMany { what: found, .. } if found == what),
+            "{what}: {refusal}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(1), "{what}");
+    }
+    // As many as there may be are compiled as well.
+    for own in [
+        format!("(component $c {module}) (instance (instantiate $c))"),
+        format!("(component $c) {}", "(instance (instantiate $c))".repeat(8)),
+    ] {
+        Bundle::load(&ENGINES, &beside(&format!("(component {own})"))).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_counted_is_not_instantiated() {
+    for wat in [
+        r#"(component (import "c" (component $c)) (instance (instantiate $c)))"#,
+        r#"(component (import "m" (core module $m)) (core instance (instantiate $m)))"#,
+        r#"(component (import "i" (instance $i (export "c" (component))))
+            (alias export $i "c" (component $c)) (instance (instantiate $c)))"#,
+        r#"(component (component $outer (component $c) (export "c" (component $c)))
+            (instance $i (instantiate $outer))
+            (alias export $i "c" (component $c)) (instance (instantiate $c)))"#,
+    ] {
+        let refusal = admit(&wat::parse_str(wat).unwrap()).unwrap_err();
+        assert!(
+            matches!(&refusal, AdmitError::Invalid(why) if why.contains("counted")),
+            "{wat}: {refusal}"
+        );
+    }
+    // By another name, or from around it, it can be.
+    for wat in [
+        r#"(component (component $c) (export $again "c" (component $c))
+            (instance (instantiate $again)))"#,
+        "(component $outer (component $c) (component (instance (instantiate $c))))",
+    ] {
+        let refusal = admit(&wat::parse_str(wat).unwrap()).unwrap_err();
+        assert!(
+            !matches!(&refusal, AdmitError::Invalid(why) if why.contains("counted")),
+            "{wat}: {refusal}"
+        );
+    }
+}
+
+#[test]
+fn parts_of_a_bundle_that_call_each_other_are_refused() {
+    // For each such call a core module is made that stands in nobody's bundle.
+    let wat = r#"(component
+        (core module $m (func (export "f")))
+        (core instance $i (instantiate $m))
+        (func $f (canon lift (core func $i "f")))
+        (core func $g (canon lower (func $f))))"#;
+    let refusal = admit(&wat::parse_str(wat).unwrap()).unwrap_err();
+    assert!(refusal.to_string().contains("call each other"), "{refusal}");
+    let nested = r#"(component (component
+        (import "f" (func $f)) (core func $g (canon lower (func $f)))))"#;
+    let refusal = admit(&wat::parse_str(nested).unwrap()).unwrap_err();
+    assert!(refusal.to_string().contains("call each other"), "{refusal}");
 }
 
 /// Components inside each other, as many as fit: each is a section in the one around it.

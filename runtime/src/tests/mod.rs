@@ -6,4 +6,5 @@ mod admission;
 mod calls;
 pub(crate) mod fixture;
 mod hostile;
+mod stack;
 mod versions;
