@@ -18,8 +18,8 @@ use modmint_runtime::{
     HostResult, Instance, Signable, limits::MAX_FUEL,
 };
 use modmint_wallet::{
-    DepositTweak, MAX_INPUTS, MAX_PAYMENTS, PegInProof, PegOut, PegOutOutcome, STUCK_BLOCKS,
-    WalletItem,
+    DepositTweak, MAX_INPUTS, MAX_PAYMENTS, MAX_VERSIONS, PegInProof, PegOut, PegOutOutcome,
+    STUCK_BLOCKS, WalletItem,
 };
 
 /// Agreed state in memory. What was approved is kept in order.
@@ -37,8 +37,8 @@ struct Memory {
     script: Vec<u8>,
 }
 
-/// What each coin is worth.
-const SATOSHI: u64 = 2_000_000;
+/// What each coin is worth: enough for change that pays for many replacements.
+const SATOSHI: u64 = 2_000_000_000_000;
 
 impl Host for Memory {
     fn get(&self, key: &[u8]) -> HostResult<Option<Vec<u8>>> {
@@ -290,7 +290,7 @@ fn largest_withdrawals(guardians: usize) {
             script: script.clone(),
             // All of them take all but one of the coins, and their fees the last.
             satoshi: SATOSHI * (MAX_INPUTS as u64 - 1) / MAX_PAYMENTS as u64,
-            fee: 10_000,
+            fee: SATOSHI / MAX_PAYMENTS as u64,
         };
         let output = borsh::to_vec(&output).expect("encodes");
         let place = OutPoint {
@@ -301,17 +301,32 @@ fn largest_withdrawals(guardians: usize) {
         let called = item.process_output(&output, place);
         note("withdrawal", spent(called));
     }
+    let output = PegOut {
+        script,
+        satoshi: SATOSHI * MAX_INPUTS as u64 / 2,
+        fee: SATOSHI,
+    };
+    let output = borsh::to_vec(&output).expect("encodes");
+    let place = OutPoint {
+        txid: TxId([4; 32]),
+        index: 0,
+    };
+    let mut item = wallet.instance.item(host.clone());
+    let Called { result, fuel } = item.process_output(&output, place);
+    let refusal = format!("{:?}", result.expect_err("that much waits"));
+    assert!(refusal.contains("too-much-waits"), "{refusal}");
+    note("refusal", fuel);
     note("batch", wallet.item(0, &WalletItem::Batch(100)));
     note("approval", wallet.approve());
     assert_eq!(wallet.memory.state().approved.len(), MAX_INPUTS);
     note("signatures", wallet.sign());
-    // As often as it can be, at another sat/vB each time.
+    // As often as it can be, at twice the fee rate each time.
     let mut versions = 1;
-    while versions < 5 {
+    while versions < MAX_VERSIONS {
         {
             let mut state = wallet.memory.state();
             state.height += STUCK_BLOCKS;
-            state.fee_rate += 1_000;
+            state.fee_rate *= 2;
         }
         let txid = wallet.txid();
         for peer in 0..threshold(guardians) as u16 {

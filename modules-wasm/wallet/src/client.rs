@@ -2,8 +2,9 @@
 //! are in [`crate::withdraw`].
 //!
 //! An address belongs to a key of the wallet, numbered from 0. Its nonce is found
-//! by trying, a few hundred at a time, so that no call takes long. Every output
-//! that pays to it is claimed by itself, in the order of the chain.
+//! by trying, a few hundred at a time, so that no call takes long. Every deposit to it
+//! is claimed by itself, in the order of the chain; what is too small for one is said
+//! to be there.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
@@ -15,7 +16,8 @@ use modmint_sdk::{
 };
 
 use crate::{
-    Deposit, DepositTweak, PegInProof, Wallet, WalletConfig, address, display_txid,
+    Deposit, DepositTweak, Deposits, PegInProof, Small, Wallet, WalletConfig, address,
+    display_txid,
     server::{DepositQuery, too_small},
     withdraw::{self, WithdrawAction, Withdrawal},
 };
@@ -25,13 +27,27 @@ use crate::{
 struct Address {
     nonce: u32,
     script: Vec<u8>,
-    /// How many of the outputs that pay to it have been dealt with.
+    /// How many deposits to it have been dealt with: never more than were claimed.
+    done: u64,
+    /// Of how many outputs below the minimum the person has been told.
+    small: u64,
+}
+
+/// As storage of version 1 has it: `done` counted outputs below the minimum too.
+#[derive(BorshSerialize, BorshDeserialize)]
+struct AddressOf1 {
+    nonce: u32,
+    script: Vec<u8>,
     done: u64,
 }
 
 /// The number of the next address.
 const NEXT: Cell<u64> = Cell::new(b'n');
 const ADDRESSES: Table<u64, Address> = Table::new(b'a');
+const ADDRESSES_OF_1: Table<u64, AddressOf1> = Table::new(b'a');
+
+/// How many addresses one call of a migration takes.
+const MIGRATED_AT_ONCE: u32 = 100;
 
 /// How many nonces one call tries.
 const TRIES: u32 = 256;
@@ -70,7 +86,7 @@ pub enum State {
         /// The next nonce to try.
         nonce: u32,
     },
-    /// Watches addresses for the next output and claims it.
+    /// Watches addresses for the next deposit and claims it.
     Watch {
         /// The address' number.
         number: u64,
@@ -193,6 +209,33 @@ impl Client for Wallet {
             }),
         }
     }
+
+    /// From version 1, deposits are counted anew: those claimed already are refused by
+    /// guardians and passed over. A machine that asks in the older way is refused, and
+    /// asks again in this one.
+    fn migrate(from: u32, cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Refusal> {
+        let after = cursor
+            .map(|bytes| borsh::from_slice::<u64>(&bytes))
+            .transpose();
+        let (1, Ok(after)) = (from, after) else {
+            return Err(Refusal::new(
+                "no-migration",
+                format!("this bundle reads storage of versions 1 and 2, not of {from}"),
+            ));
+        };
+        let addresses = ADDRESSES_OF_1.page(after.as_ref(), MIGRATED_AT_ONCE);
+        let last = addresses.last().map(|(number, _)| *number);
+        for (number, AddressOf1 { nonce, script, .. }) in addresses {
+            let address = Address {
+                nonce,
+                script,
+                done: 0,
+                small: 0,
+            };
+            ADDRESSES.put(&number, &address);
+        }
+        Ok(last.map(|last| borsh::to_vec(&last).expect("writing to memory does not fail")))
+    }
 }
 
 /// Tries some nonces; with the right one the address is there.
@@ -207,6 +250,7 @@ fn search(number: u64, from: u32) -> Transition<State> {
                 nonce,
                 script,
                 done: 0,
+                small: 0,
             };
             ADDRESSES.put(&number, &address);
             let minimum = Amount(federation::config::<WalletConfig>().minimum_deposit);
@@ -230,7 +274,7 @@ fn search(number: u64, from: u32) -> Transition<State> {
     Transition::to(state).until(last, 0)
 }
 
-/// Asks for the next output to an address; where `all` are looked at, for the next
+/// Asks for the next deposit to an address; where `all` are looked at, for the next
 /// address that there is.
 fn look(number: u64, claimed: u64, all: bool, effect: u32) -> Transition<State> {
     let state = State::Watch {
@@ -252,13 +296,14 @@ fn look(number: u64, claimed: u64, all: bool, effect: u32) -> Transition<State> 
     };
     let query = DepositQuery {
         script: address.script,
-        index: address.done,
+        number: address.done,
+        small: address.small,
         wait: !all,
     };
     Transition::to(state).query(effect, "deposit", query.arguments(), Agreement::Same)
 }
 
-/// Guardians have answered whether there is such an output.
+/// Guardians have answered whether there is such a deposit.
 fn found(
     number: u64,
     claimed: u64,
@@ -267,20 +312,24 @@ fn found(
     answers: &[PeerAnswer],
 ) -> Transition<State> {
     let answer = answers.first().and_then(|a| a.answer.as_deref().ok());
-    match answer.and_then(|bytes| borsh::from_slice::<Option<Deposit>>(bytes).ok()) {
-        Some(Some(deposit)) => {
-            let minimum = federation::config::<WalletConfig>().minimum_deposit;
-            if deposit.satoshi.saturating_mul(1000) < minimum {
-                return skip(number, claimed, all, effect, &deposit, minimum);
-            }
+    let answer = answer.and_then(|bytes| borsh::from_slice::<Deposits>(bytes).ok());
+    let address = ADDRESSES.get(&number);
+    let (Some(Deposits { deposit, small }), Some(address)) = (answer, address) else {
+        return later(number, claimed, all, effect);
+    };
+    if small.number > address.small {
+        return tell(number, claimed, all, effect, address, small);
+    }
+    match deposit {
+        Some(deposit) => {
             let claim = Claim {
                 deposit,
                 attempts: 0,
             };
             submit(number, claimed, all, claim, effect + 1)
         }
-        Some(None) if all => look(number + 1, claimed, all, effect + 1),
-        _ => later(number, claimed, all, effect),
+        None if all => look(number + 1, claimed, all, effect + 1),
+        None => later(number, claimed, all, effect),
     }
 }
 
@@ -299,28 +348,37 @@ fn later(number: u64, claimed: u64, all: bool, effect: u32) -> Transition<State>
     )
 }
 
-/// A deposit that nobody would take is said to be so, once, and the next awaited.
-fn skip(
+/// What nobody would take is said to be there, once, and a deposit awaited.
+fn tell(
     number: u64,
     claimed: u64,
     all: bool,
     effect: u32,
-    deposit: &Deposit,
-    minimum: u64,
+    mut address: Address,
+    small: Small,
 ) -> Transition<State> {
-    settle(number);
-    let refusal = too_small(deposit.satoshi, minimum);
+    address.small = small.number;
+    ADDRESSES.put(&number, &address);
+    let minimum = federation::config::<WalletConfig>().minimum_deposit;
+    let message = match small.number {
+        1 => too_small(small.satoshi, minimum).message,
+        outputs => format!(
+            "{outputs} payments of {} sat together were made to this address, each too small to \
+             be taken; the least that is taken is {}",
+            small.satoshi,
+            Amount(minimum)
+        ),
+    };
     let details = object! {
-        "address" => shown_address(number),
-        "txid" => display_txid(&deposit.txid),
-        "vout" => deposit.vout,
-        "satoshi" => deposit.satoshi,
+        "address" => text(&address),
+        "number" => small.number,
+        "satoshi" => small.satoshi,
         "minimum_msat" => Amount(minimum),
     };
-    look(number, claimed, all, effect + 1).progress("too-small", refusal.message, details)
+    look(number, claimed, all, effect + 1).progress("too-small", message, details)
 }
 
-/// The next output to this address is the next to be looked for.
+/// The next deposit to this address is the next to be looked for.
 fn settle(number: u64) {
     if let Some(mut address) = ADDRESSES.get(&number) {
         address.done += 1;
@@ -437,5 +495,82 @@ fn decided(
                 "the claim was neither accepted nor rejected; `recheck` tries again",
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use modmint_sdk::{
+        Value, Want,
+        mock::{self, Bundle, Federation, Phase},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_older_wallet_counts_its_deposits_anew_and_asks_again_what_it_asked() {
+        let federation = Federation::new(1);
+        let instance = federation.found(Bundle::federation_module::<Wallet>(), Vec::new());
+        let wallet = mock::Wallet::new(&federation, "alice");
+        wallet.call(instance, Phase::Wallet, || {
+            for number in 0..250u8 {
+                let address = AddressOf1 {
+                    nonce: number.into(),
+                    script: vec![number; 34],
+                    done: 7,
+                };
+                ADDRESSES_OF_1.put(&number.into(), &address);
+            }
+            let mut cursor = <Wallet as Client>::migrate(1, None).expect("it can");
+            while cursor.is_some() {
+                cursor = <Wallet as Client>::migrate(1, cursor).expect("it can");
+            }
+            let addresses: Vec<_> = ADDRESSES.iter().collect();
+            assert_eq!(addresses.len(), 250);
+            for (number, address) in addresses {
+                let expected = Address {
+                    nonce: number as u32,
+                    script: vec![number as u8; 34],
+                    done: 0,
+                    small: 0,
+                };
+                assert_eq!(address, expected);
+            }
+            <Wallet as Client>::migrate(3, None).expect_err("not known");
+
+            // It waits for the eighth output, dust included, and asks in the older way.
+            let older = vec![
+                modmint_sdk::Argument {
+                    name: "script".into(),
+                    value: Value::Bytes(vec![3; 34]),
+                },
+                modmint_sdk::Argument {
+                    name: "index".into(),
+                    value: Value::Number(7),
+                },
+            ];
+            let refusal = DepositQuery::read(older).expect_err("there is no such question");
+            let state = State::Watch {
+                number: 3,
+                claimed: 0,
+                all: false,
+                claim: None,
+                effect: 1,
+            };
+            let done = |effect, outcome| Event::Done(EffectDone { effect, outcome });
+            let answers = vec![PeerAnswer {
+                peer: 0,
+                answer: Err(refusal),
+            }];
+            let waits = Wallet::advance(state, done(1, EffectResult::Answers(answers)));
+            let waits = waits.expect("it goes on");
+            assert_eq!(waits.finished, None);
+            let asks = Wallet::advance(waits.state, done(2, EffectResult::TimeReached));
+            let Want::Query(query) = &asks.expect("it goes on").effects[0].want else {
+                panic!("it asks");
+            };
+            let asked = DepositQuery::read(query.arguments.clone()).expect("its own");
+            assert_eq!((asked.number, asked.small, asked.wait), (0, 0, true));
+        });
     }
 }

@@ -28,13 +28,15 @@ use modmint_sdk::{
 pub use address::{parse as parse_address, text as address};
 pub use client::{Action, State};
 pub use messages::{
-    Deposit, DepositTweak, Overview, PegInProof, PegOut, PegOutOutcome, PegOutQuote, UnderWay,
-    WalletConfig, WalletItem,
+    Deposit, DepositTweak, Deposits, Overview, PegInProof, PegOut, PegOutOutcome, PegOutQuote,
+    Small, UnderWay, WalletConfig, WalletItem,
 };
 pub use script::display_txid;
 pub use server::{DepositQuery, OverviewQuery, QuoteQuery, WithdrawalQuery};
 pub use withdraw::{WithdrawAction, Withdrawal};
-pub use withdrawals::{MAX_INPUTS, MAX_PAYMENTS, STUCK_BLOCKS};
+pub use withdrawals::{
+    MAX_INPUTS, MAX_PAYMENTS, MAX_VERSIONS, PATIENT_BLOCKS, STUCK_BLOCKS, UNSEEN_BLOCKS,
+};
 
 /// The module.
 pub struct Wallet;
@@ -69,7 +71,7 @@ impl Module for Wallet {
             version: env!("CARGO_PKG_VERSION").into(),
             summary: "Bitcoin held by the guardians together: deposits and withdrawals.".into(),
             server_storage: 1,
-            client_storage: 1,
+            client_storage: 2,
             configuration: Configuration::parameters(),
             queries: vec![
                 DepositQuery::endpoint("deposit"),

@@ -34,8 +34,17 @@ pub struct PegInProof {
     pub tweak: DepositTweak,
 }
 
-/// The answer of the query `deposit`: an agreed output that pays to the script
-/// asked for.
+/// The answer of the query `deposit`.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Deposits {
+    /// The deposit asked for, if it is there.
+    pub deposit: Option<Deposit>,
+    /// What pays to the script and is too small to be a deposit: before the one asked
+    /// for, or all of it where there is none.
+    pub small: Small,
+}
+
+/// An agreed output of at least the minimum that pays to the script asked for.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Deposit {
     /// The bitcoin transaction, internal byte order.
@@ -46,6 +55,15 @@ pub struct Deposit {
     pub satoshi: u64,
     /// The agreed block's height.
     pub height: u32,
+}
+
+/// Agreed outputs below the minimum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Small {
+    /// How many there are.
+    pub number: u64,
+    /// What they are worth together.
+    pub satoshi: u64,
 }
 
 /// An output: has the guardians pay bitcoin.
@@ -130,7 +148,7 @@ pub struct UnderWay {
     pub replaced: u32,
     /// What it pays to miners, satoshi.
     pub fee: u64,
-    /// How many withdrawals it pays.
+    /// How many withdrawals it pays; none, if it only brings coins together for one.
     pub payments: u32,
     /// The guardians that have signed it.
     pub signers: Vec<u16>,

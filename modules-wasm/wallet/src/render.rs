@@ -4,8 +4,8 @@ use borsh::BorshDeserialize;
 use modmint_sdk::{Item, Json, Refusal, object, to_hex};
 
 use crate::{
-    Deposit, Overview, PegInProof, PegOut, PegOutOutcome, PegOutQuote, UnderWay, WalletItem,
-    display_txid,
+    Deposit, Deposits, Overview, PegInProof, PegOut, PegOutOutcome, PegOutQuote, Small, UnderWay,
+    WalletItem, display_txid,
 };
 
 fn read<T: BorshDeserialize>(what: &str, bytes: &[u8]) -> Result<T, Refusal> {
@@ -22,9 +22,7 @@ pub fn render(item: Item, bytes: &[u8]) -> Result<Json, Refusal> {
         Item::Outcome => outcome(&read("withdrawal's outcome", bytes)?),
         Item::ConsensusItem => wallet_item(&read("guardian's item", bytes)?),
         Item::Answer(query) => match query.as_str() {
-            "deposit" => read::<Option<Deposit>>(ANSWER, bytes)?
-                .as_ref()
-                .map_or(Json::Null, deposit),
+            "deposit" => deposits(&read(ANSWER, bytes)?),
             "quote" => quote(&read(ANSWER, bytes)?),
             "withdrawal" => read::<Option<PegOutOutcome>>(ANSWER, bytes)?
                 .as_ref()
@@ -55,6 +53,14 @@ fn peg_out(output: &PegOut) -> Json {
         "script" => output.script.as_slice(),
         "satoshi" => output.satoshi,
         "fee" => output.fee,
+    }
+}
+
+fn deposits(deposits: &Deposits) -> Json {
+    let Small { number, satoshi } = deposits.small;
+    object! {
+        "deposit" => deposits.deposit.as_ref().map(deposit),
+        "small" => object! { "number" => number, "satoshi" => satoshi },
     }
 }
 

@@ -7,7 +7,7 @@ use modmint_sdk::{
 };
 
 use crate::{
-    Deposit, PegInProof, PegOut, Wallet, WalletConfig, WalletItem,
+    Deposit, Deposits, PegInProof, PegOut, Small, Wallet, WalletConfig, WalletItem,
     withdrawals::{self, check_chain},
 };
 
@@ -15,13 +15,15 @@ use crate::{
 const MAX_GUARDIANS: usize = 20;
 
 parameters! {
-    /// An agreed output that pays to a script.
+    /// An agreed deposit to a script, and what lies there that is too small to be one.
     pub struct DepositQuery {
         /// The scriptPubKey.
         script: Vec<u8>,
-        /// Which of the outputs that pay to it, counted from 0 in the order of the chain.
-        index: u64,
-        /// Wait until there is one.
+        /// Which of the deposits to it, counted from 0 in the order of the chain; what is below the minimum is none.
+        number: u64,
+        /// Of how many outputs below the minimum is known.
+        small: u64 = 0,
+        /// Wait until there is the deposit, or more that is too small.
         wait: bool,
     }
 }
@@ -168,25 +170,33 @@ fn encode<T: BorshSerialize>(value: &T) -> Vec<u8> {
     borsh::to_vec(value).expect("writing to memory does not fail")
 }
 
+/// What is below the minimum is passed over: it costs next to nothing to pay a hundred
+/// such outputs to an address that somebody else waits at.
 fn deposit(query: DepositQuery) -> Result<Answer, Refusal> {
-    let outputs = federation::chain_outputs(&query.script);
-    let place = usize::try_from(query.index).unwrap_or(usize::MAX);
-    let deposit = outputs.get(place).map(|output| Deposit {
-        txid: output
-            .out_point
-            .txid
-            .as_slice()
-            .try_into()
-            .expect("the host's txids are 32 bytes"),
-        vout: output.out_point.vout,
-        satoshi: output.satoshi,
-        height: output.height,
-    });
-    if deposit.is_none() && query.wait {
+    let minimum = federation::config::<WalletConfig>().minimum_deposit;
+    let (mut small, mut number, mut deposit) = (Small::default(), 0, None);
+    for output in federation::chain_outputs(&query.script) {
+        if output.satoshi.saturating_mul(1000) < minimum {
+            small.number += 1;
+            small.satoshi = small.satoshi.saturating_add(output.satoshi);
+        } else if number < query.number {
+            number += 1;
+        } else {
+            let txid = output.out_point.txid.as_slice().try_into();
+            deposit = Some(Deposit {
+                txid: txid.expect("the host's txids are 32 bytes"),
+                vout: output.out_point.vout,
+                satoshi: output.satoshi,
+                height: output.height,
+            });
+            break;
+        }
+    }
+    if query.wait && deposit.is_none() && small.number <= query.small {
         let next = federation::block_height().saturating_add(1);
         return Ok(Answer::Wait(vec![Wake::Height(next)]));
     }
-    Ok(Answer::Ready(encode(&deposit)))
+    Ok(Answer::Ready(encode(&Deposits { deposit, small })))
 }
 
 fn withdrawal(query: WithdrawalQuery) -> Result<Answer, Refusal> {

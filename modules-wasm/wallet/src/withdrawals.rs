@@ -7,10 +7,16 @@
 //! transaction is complete and broadcast until an agreed block has it. Change is a
 //! coin again only then.
 //!
+//! A withdrawal is accepted if the largest coins cover it together with all that waits
+//! already: then the coins that are left, and change, always cover the rest.
+//!
 //! Fees on the chain come out of a reserve that deposits and withdrawals pay into.
-//! A transaction that guardians see in no block though the fee rate has risen is
-//! replaced by one with the same inputs, the same payments and less change, as
-//! often as [`MAX_VERSIONS`] and the reserve allow.
+//! A transaction that guardians see in no block is replaced by one with the same
+//! inputs, the same payments and less change, that pays at least twice as much, for
+//! as long as the reserve and the change can pay it.
+
+use core::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
@@ -36,19 +42,43 @@ const APPROVED_AT_ONCE: usize = 50;
 const FEW_INPUTS: usize = 10;
 /// The most withdrawals that one transaction pays.
 pub const MAX_PAYMENTS: usize = 50;
-/// The most transactions that spend the same inputs, one after the other.
-const MAX_VERSIONS: usize = 5;
-/// Agreed blocks that go by before a transaction is replaced.
+/// The most transactions that spend the same inputs, one after the other: what burying
+/// one of them takes is bounded. Money ends before: the last would pay eight million times
+/// what the first does.
+pub const MAX_VERSIONS: usize = 24;
+/// Agreed blocks that go by before a transaction is replaced that pays less than the
+/// agreed rate.
 pub const STUCK_BLOCKS: u32 = 6;
+/// Agreed blocks that go by before one is replaced that pays the agreed rate: guardians
+/// cannot see what keeps it out of blocks, a payee's large child for example.
+pub const UNSEEN_BLOCKS: u32 = 36;
+/// Agreed blocks for which a withdrawal may be passed over for others behind it.
+pub const PATIENT_BLOCKS: u32 = 12;
+/// Agreed blocks for which nobody behind it is paid then, before others are again: longer
+/// than change takes to be back, and not for ever if it is not.
+const HELD_BLOCKS: u32 = 24;
 /// What nodes relay at least, satoshi per 1000 virtual bytes; a replacement pays
-/// so much more than what it replaces (BIP 125).
+/// so much more than what it replaces (BIP 125), which twice as much is.
 const RELAY_RATE: u64 = 1000;
+/// At this rate at most coins are brought together, satoshi per 1000 virtual bytes.
+const GATHER_RATE: u64 = 5000;
+/// A transaction that brings coins together costs at most this part of the reserve, so
+/// that it can be replaced, and others be made.
+const GATHER_PART: u64 = 4;
+/// Change has room for so many times the fee, where there are coins: for four
+/// replacements by double.
+const ROOM_FOR_FEES: u64 = 16;
 /// Less is left to the miners than made into change: Bitcoin Core's dust for P2WSH.
 const DUST_CHANGE: u64 = 330;
 /// How many that wait are looked at for one transaction.
 const WAITING_LOOKED_AT: usize = 256;
 
-/// A P2WSH scriptPubKey's length.
+/// The most transactions that a host broadcasts for an instance at a time.
+const MAX_BROADCAST: usize = 256;
+/// The most bytes of them: a module hands over 4 MiB at most in one call.
+const MAX_BROADCAST_BYTES: usize = 3 << 20;
+
+/// A P2WSH scriptPubKey's length, as long as any that is paid to.
 const P2WSH_BYTES: usize = 34;
 
 /// A coin's key: the largest come first, then those of equal worth by their place.
@@ -110,6 +140,30 @@ enum Signed {
     Bad(u16),
 }
 
+/// The first byte of a value, where the others need not be read: that costs fuel.
+struct FirstByte(u8);
+
+impl BorshDeserialize for FirstByte {
+    fn deserialize(bytes: &mut &[u8]) -> borsh::io::Result<Self> {
+        let first = u8::deserialize(bytes)?;
+        *bytes = &[];
+        Ok(Self(first))
+    }
+
+    fn deserialize_reader<R: borsh::io::Read>(reader: &mut R) -> borsh::io::Result<Self> {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes)?;
+        Self::deserialize(&mut &bytes[..])
+    }
+}
+
+/// Never: a part of a value is not the value.
+impl BorshSerialize for FirstByte {
+    fn serialize<W: borsh::io::Write>(&self, _: &mut W) -> borsh::io::Result<()> {
+        Err(borsh::io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// Sums, in satoshi, and numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 struct Ledger {
@@ -128,6 +182,11 @@ struct Ledger {
 }
 
 const COINS: Table<CoinKey, Held> = Table::new(b'u');
+/// The same, where the keys alone are of interest.
+const COIN_KEYS: Table<CoinKey, FirstByte> = Table::new(b'u');
+/// Change of batches that are under way, as their newest versions leave it: the largest
+/// come first, then by the batch's number.
+const CHANGES: Table<(u64, u64), ()> = Table::new(b'x');
 const LEDGER: Cell<Ledger> = Cell::new(b's');
 const WAITING: Table<u64, Waiting> = Table::new(b'w');
 const BATCHES: Table<u64, Batch> = Table::new(b'b');
@@ -136,9 +195,14 @@ const TXIDS: Table<[u8; 32], u64> = Table::new(b't');
 /// What may be signed of a version, in the order of its inputs, as far as approved.
 const HASHES: Table<[u8; 32], Vec<[u8; 32]>> = Table::new(b'h');
 const SIGNED: Table<([u8; 32], u16), Signed> = Table::new(b'g');
+/// The same, for which of the two it is: 0 is [`Signed::Good`].
+const VERDICTS: Table<([u8; 32], u16), FirstByte> = Table::new(b'g');
 const BURIED: Table<([u8; 32], u16), ()> = Table::new(b'v');
 const STUCK: Table<([u8; 32], u16), ()> = Table::new(b'k');
 const STANDINGS: Table<Place, Standing> = Table::new(b'o');
+/// The first withdrawal that others were paid before for want of coins, and the agreed
+/// height since when.
+const PASSED_OVER: Cell<(u64, u32)> = Cell::new(b'p');
 const ALARMS: Table<u16, ()> = Table::new(b'a');
 /// Who signed what is no signature: the last transaction and input.
 const CULPRITS: Table<u16, ([u8; 32], u16)> = Table::new(b'c');
@@ -188,7 +252,7 @@ pub fn add_deposit(out_point: ChainOutPoint, satoshi: u64, tweak: [u8; 32], fee:
 }
 
 /// The largest coins, at most [`MAX_INPUTS`].
-fn largest_coins() -> impl Iterator<Item = Coin> {
+fn largest_coins() -> Vec<Coin> {
     let coin = |((key, out_point), Held { tweak, keys }): (CoinKey, Held)| Coin {
         txid: out_point.txid.try_into().expect("a txid is 32 bytes"),
         vout: out_point.vout,
@@ -196,7 +260,25 @@ fn largest_coins() -> impl Iterator<Item = Coin> {
         tweak,
         keys,
     };
-    COINS.iter().take(MAX_INPUTS).map(coin)
+    let coins = COINS.page(None, MAX_INPUTS as u32);
+    coins.into_iter().map(coin).collect()
+}
+
+/// What the largest coins are worth, at most so many.
+fn largest_at_hand(number: usize) -> Vec<u64> {
+    let coins = COIN_KEYS.page(None, number as u32).into_iter();
+    coins.map(|((key, _), _)| u64::MAX - key).collect()
+}
+
+/// The same with change under way, which is back when it is buried; `at_hand` are the
+/// largest coins.
+fn largest_with_change(at_hand: Vec<u64>, number: usize) -> Vec<u64> {
+    let changes = CHANGES.page(None, number as u32).into_iter();
+    let mut coins = at_hand;
+    coins.extend(changes.map(|((key, _), ())| u64::MAX - key));
+    coins.sort_unstable_by_key(|coin| Reverse(*coin));
+    coins.truncate(number);
+    coins
 }
 
 impl Coin {
@@ -218,8 +300,8 @@ fn total(payments: &[Payment]) -> u64 {
 
 // A withdrawal is made.
 
-/// What a payment of `satoshi` to `script` costs now: the largest coins that cover
-/// it, the payment, and change.
+/// What a payment of `satoshi` to `script` costs now: a transaction of the coins that
+/// cover it, the payment, and change.
 pub fn quote(script: &[u8], satoshi: u64) -> Result<PegOutQuote, Refusal> {
     let Some(kind) = Kind::of(script) else {
         return refuse(
@@ -237,35 +319,91 @@ pub fn quote(script: &[u8], satoshi: u64) -> Result<PegOutQuote, Refusal> {
             ),
         );
     }
-    let guardians = federation::peers().len();
-    let (mut covered, mut inputs) = (0, 0);
-    for coin in largest_coins() {
-        if inputs > 0 && covered >= satoshi {
-            break;
-        }
-        covered += coin.satoshi;
-        inputs += 1;
-    }
-    if covered < satoshi {
-        if inputs == MAX_INPUTS {
-            return refuse(
-                "amount-too-large",
-                format!(
-                    "one transaction can pay {covered} sat now, of {MAX_INPUTS} coins; withdraw \
-                     less at a time"
-                ),
-            );
-        }
-        // The rest is change on its way: one coin more, when it is buried.
-        inputs += 1;
-    }
+    let at_hand = largest_at_hand(MAX_INPUTS);
+    let Ledger {
+        waiting, reserve, ..
+    } = ledger();
+    // Behind what waits there may be small coins left alone.
+    let inputs = inputs_for(&at_hand, 0, satoshi).max(inputs_for(&at_hand, waiting, satoshi));
     let outputs = Outputs::default().with(P2WSH_BYTES).with(script.len());
-    let size = virtual_size(inputs, outputs, guardians, threshold());
-    let least = fee_of(size, federation::fee_rate().max(RELAY_RATE));
+    let rate = federation::fee_rate().max(RELAY_RATE);
+    let size = virtual_size(inputs, outputs, federation::peers().len(), threshold());
+    let least = fee_of(size, rate);
+    check_covered(at_hand, satoshi, waiting, reserve.saturating_add(least))?;
     Ok(PegOutQuote {
         least,
         fee: least.saturating_add(least / 2),
     })
+}
+
+/// How many of these coins pay `satoshi` when `before` has been paid from the largest.
+fn inputs_for(coins: &[u64], before: u64, satoshi: u64) -> usize {
+    let until = before.saturating_add(satoshi);
+    let (mut brought, mut inputs) = (0u64, 0);
+    for coin in coins {
+        if brought >= until {
+            break;
+        }
+        brought += coin;
+        inputs += usize::from(brought > before);
+    }
+    // The rest is change on its way: one coin more, when it is buried.
+    inputs += usize::from(brought < until);
+    inputs.clamp(1, MAX_INPUTS)
+}
+
+/// Whether the largest coins cover this withdrawal, all that wait before it, and fees:
+/// as much as there is to pay them from, at most two of the largest transactions.
+///
+/// That is enough for any order and any number of transactions. Each merges some of
+/// these coins into its change, so that there are never more than [`MAX_INPUTS`] of them,
+/// worth less by nothing but what was paid.
+fn check_covered(
+    at_hand: Vec<u64>,
+    satoshi: u64,
+    waiting: u64,
+    reserve: u64,
+) -> Result<(), Refusal> {
+    let fees = reserve.min(largest_fee().saturating_mul(2));
+    let covered = |coins: u64, paid: u64| coins.saturating_sub(paid).saturating_sub(fees);
+    let coins = largest_with_change(at_hand, MAX_INPUTS);
+    let now = covered(coins.iter().sum(), waiting);
+    if satoshi <= now {
+        return Ok(());
+    }
+    // When what waits is paid, its change is one coin, and smaller ones move up.
+    let coins = largest_with_change(largest_at_hand(2 * MAX_INPUTS), 2 * MAX_INPUTS);
+    let (mut merged, mut number) = (0, 0);
+    while merged < waiting && number < coins.len() {
+        merged += coins[number];
+        number += 1;
+    }
+    let left = MAX_INPUTS - usize::from(number > 0);
+    let others: u64 = coins[number..].iter().take(left).sum();
+    let later = covered(merged.saturating_add(others), waiting);
+    if satoshi <= later {
+        return refuse(
+            "too-much-waits",
+            format!(
+                "{now} sat can be withdrawn now, as withdrawals of {waiting} sat wait; when they \
+                 are paid, with the next agreed blocks, about {later} sat can be"
+            ),
+        );
+    }
+    refuse(
+        "amount-too-large",
+        format!(
+            "{now} sat can be withdrawn now: one transaction spends {MAX_INPUTS} coins at most, \
+             fees go off, and withdrawals of {waiting} sat wait; withdraw less at a time"
+        ),
+    )
+}
+
+/// What the largest transaction costs at the agreed rate.
+fn largest_fee() -> u64 {
+    let outputs = (0..=MAX_PAYMENTS).fold(Outputs::default(), |o, _| o.with(P2WSH_BYTES));
+    let size = virtual_size(MAX_INPUTS, outputs, federation::peers().len(), threshold());
+    fee_of(size, federation::fee_rate().max(RELAY_RATE))
 }
 
 /// A wallet withdraws.
@@ -338,6 +476,16 @@ impl Draft<'_> {
         Some(worth)
     }
 
+    /// Takes all coins so that they become one, and returns the fee: if there are others,
+    /// no change is on its way that may do, and it costs little of what they are worth.
+    fn gather(&mut self, beyond: usize) -> Option<u64> {
+        if beyond == 0 || !BATCHES.page(None, 1).is_empty() {
+            return None;
+        }
+        while self.take_coin().is_some() {}
+        self.fee().filter(|fee| *fee <= self.brought / GATHER_PART)
+    }
+
     fn give_back(&mut self, worth: u64) {
         self.inputs -= 1;
         self.brought -= worth;
@@ -356,29 +504,50 @@ impl Draft<'_> {
         }
     }
 
-    /// One coin more and the fee then, if there is one that is worth more than it
-    /// costs and the reserve affords it.
-    fn widen(&mut self, fee: u64) -> Option<u64> {
+    /// One coin more and the fee then, if there is one that is worth so many times what
+    /// it costs, and `most` pays the fee.
+    fn widen(&mut self, fee: u64, times: u64, most: u64) -> Option<u64> {
         let worth = self.take_coin()?;
         let left = self.brought - self.paid;
-        let wider = self
-            .fee()
-            .filter(|wider| wider.saturating_sub(fee) < worth && left >= wider + DUST_CHANGE);
+        let wider = self.fee().filter(|wider| {
+            wider.saturating_sub(fee).saturating_mul(times) < worth
+                && left >= wider + DUST_CHANGE
+                && *wider <= most
+        });
         if wider.is_none() {
             self.give_back(worth);
         }
         wider
     }
+
+    /// Whether it is for want of coins that they do not cover what is to be paid, and
+    /// not of a reserve.
+    fn lacks_coins(&self) -> bool {
+        self.inputs == self.coins.len() && self.fee().is_some()
+    }
 }
 
-/// The transaction that would be made now, and the numbers of the withdrawals in
-/// it; none if nothing waits or nothing can be paid. First come, first served; who
-/// cannot be paid now is passed over, and waits.
-fn draft() -> Option<(Batch, Vec<u64>)> {
+/// A transaction that could be made.
+struct Drafted {
+    batch: Batch,
+    /// The withdrawals in it.
+    numbers: Vec<u64>,
+    /// The first that its coins do not cover.
+    passed_over: Option<u64>,
+}
+
+/// The transaction that would be made now; none if nothing waits or nothing can be paid.
+/// First come, first served; who cannot be paid now is passed over for a while, and
+/// waits. What the coins at hand never cover has them brought together.
+fn draft() -> Option<Drafted> {
     let mut waiting = WAITING.iter().take(WAITING_LOOKED_AT).peekable();
     waiting.peek()?;
-    let coins: Vec<Coin> = largest_coins().collect();
-    let ledger = ledger();
+    let coins = largest_coins();
+    let last = coins.get(MAX_INPUTS - 1).map(Coin::key);
+    let beyond = last.map_or(0, |last| {
+        COIN_KEYS.page(Some(&last), MAX_INPUTS as u32).len()
+    });
+    let reserve = ledger().reserve;
     let mut draft = Draft {
         coins: &coins,
         inputs: 0,
@@ -386,11 +555,12 @@ fn draft() -> Option<(Batch, Vec<u64>)> {
         paid: 0,
         outputs: Outputs::default().with(P2WSH_BYTES),
         rate: federation::fee_rate().max(RELAY_RATE),
-        reserve: ledger.reserve,
+        reserve,
         guardians: federation::peers().len(),
         threshold: threshold(),
     };
     let (mut numbers, mut places, mut payments, mut fee) = (vec![], vec![], vec![], 0);
+    let mut passed_over = None;
     for (number, Waiting { place, payment }) in waiting {
         let before = (draft.inputs, draft.brought, draft.paid, draft.outputs);
         draft.paid += payment.satoshi;
@@ -402,20 +572,40 @@ fn draft() -> Option<(Batch, Vec<u64>)> {
                 places.push(place);
                 payments.push(payment);
             }
-            None => (draft.inputs, draft.brought, draft.paid, draft.outputs) = before,
+            None => {
+                let first = passed_over.is_none() && draft.lacks_coins();
+                (draft.inputs, draft.brought, draft.paid, draft.outputs) = before;
+                if first {
+                    passed_over = Some(number);
+                    if is_out_of_patience(number) {
+                        break;
+                    }
+                }
+            }
         }
         if numbers.len() == MAX_PAYMENTS {
             break;
         }
     }
     if numbers.is_empty() {
-        return None;
+        fee = passed_over.and_then(|_| draft.gather(beyond))?;
     }
-    // Change as large as the fee leaves room for a replacement that pays double.
-    while draft.brought - draft.paid < 2 * fee + DUST_CHANGE {
-        match draft.widen(fee) {
-            Some(wider) => fee = wider,
-            None => break,
+    // Change as large as leaves room for replacements.
+    for times in [2, ROOM_FOR_FEES] {
+        while draft.brought - draft.paid < times * fee + DUST_CHANGE {
+            match draft.widen(fee, times, reserve) {
+                Some(wider) => fee = wider,
+                None => break,
+            }
+        }
+    }
+    // More coins than a transaction spends are worth less than they are.
+    if draft.rate <= GATHER_RATE {
+        for _ in 0..beyond {
+            match draft.widen(fee, ROOM_FOR_FEES, reserve / GATHER_PART) {
+                Some(wider) => fee = wider,
+                None => break,
+            }
         }
     }
     let inputs = coins[..draft.inputs].to_vec();
@@ -429,7 +619,19 @@ fn draft() -> Option<(Batch, Vec<u64>)> {
         versions: Vec::new(),
     };
     batch.push_version(fee);
-    Some((batch, numbers))
+    Some(Drafted {
+        batch,
+        numbers,
+        passed_over,
+    })
+}
+
+/// Whether nobody behind this withdrawal is paid before it now.
+fn is_out_of_patience(number: u64) -> bool {
+    PASSED_OVER.get().is_some_and(|(first, since)| {
+        let blocks = federation::block_height().saturating_sub(since);
+        first == number && blocks % (PATIENT_BLOCKS + HELD_BLOCKS) >= PATIENT_BLOCKS
+    })
 }
 
 /// Where a transaction's change goes: keys of its own, by its first input.
@@ -493,10 +695,19 @@ impl Batch {
             .collect()
     }
 
+    /// Where its change under way is kept, if there is some.
+    fn change_key(&self, number: u64) -> Option<(u64, u64)> {
+        let change = self.change(self.newest().fee);
+        (change > 0).then_some((u64::MAX - change, number))
+    }
+
     /// The batch has a version more, which may be signed from now on.
     fn announce(&self, number: u64) {
         BATCHES.put(&number, self);
         TXIDS.put(&self.newest().txid, &number);
+        if let Some(key) = self.change_key(number) {
+            CHANGES.put(&key, &());
+        }
         if self.inputs.len() <= FEW_INPUTS {
             self.approve(self.newest(), Vec::new());
         }
@@ -520,28 +731,49 @@ impl Batch {
         HASHES.put(&version.txid, &approved);
     }
 
-    /// The fee of a replacement, if it is time for one and it can be paid for.
+    /// The fee of a replacement, if it is time for one and it can be paid for: twice what
+    /// the newest version pays or the agreed rate, whichever is more.
+    ///
+    /// What keeps a transaction out of blocks that pays the agreed rate cannot be seen:
+    /// for that, half of the reserve is enough at a time.
     fn replacement_fee(&self, reserve: u64) -> Option<u64> {
         let newest = self.newest();
-        let old_enough = federation::block_height() >= newest.height.saturating_add(STUCK_BLOCKS);
-        if !old_enough || self.versions.len() == MAX_VERSIONS {
-            return None;
-        }
         let change = Outputs::default().with(P2WSH_BYTES);
         let outputs = self.payments.iter().fold(change, |outputs, payment| {
             outputs.with(payment.script.len())
         });
         let guardians = federation::peers().len();
         let size = virtual_size(self.inputs.len(), outputs, guardians, threshold());
-        let rate = federation::fee_rate();
-        // A quarter more than was paid.
-        if fee_of(size, rate).saturating_mul(4) < newest.fee.saturating_mul(5) {
-            return None;
-        }
-        let fee = fee_of(size, rate).max(newest.fee + fee_of(size, RELAY_RATE));
+        let agreed = fee_of(size, federation::fee_rate());
+        // A quarter more than is paid.
+        let is_behind = agreed.saturating_mul(4) >= newest.fee.saturating_mul(5);
+        let (blocks, affordable) = match is_behind {
+            true => (STUCK_BLOCKS, reserve),
+            false => (UNSEEN_BLOCKS, reserve / 2),
+        };
+        let fee = agreed.max(newest.fee.saturating_mul(2));
         let more = fee - newest.fee;
-        let affordable = more <= reserve && self.change(newest.fee) >= more + DUST_CHANGE;
-        affordable.then_some(fee)
+        let is_time = self.versions.len() < MAX_VERSIONS
+            && federation::block_height() >= newest.height.saturating_add(blocks)
+            && more <= affordable
+            && self.change(newest.fee) >= more + DUST_CHANGE
+            // What was never sent is not stuck.
+            && signers(&newest.txid).len() == threshold();
+        is_time.then_some(fee)
+    }
+
+    /// Nobody signs this version any more.
+    fn revoke(&self, version: &Version) {
+        let Some(hashes) = HASHES.get(&version.txid) else {
+            return;
+        };
+        for what in self.signables(0, &hashes) {
+            signing::revoke(&what);
+        }
+        HASHES.delete(&version.txid);
+        for peer in federation::peers() {
+            STUCK.delete(&(version.txid, peer));
+        }
     }
 
     /// The version with this id.
@@ -551,17 +783,23 @@ impl Batch {
 
     /// As it goes to the network, if enough guardians have signed it.
     fn complete(&self, version: &Version) -> Option<Vec<u8>> {
-        let signers: Vec<(usize, Vec<[u8; 64]>)> = federation::peers()
-            .into_iter()
-            .filter_map(|peer| match SIGNED.get(&(version.txid, peer))? {
-                Signed::Good(signatures) => Some((peer.into(), signatures)),
-                Signed::Bad(_) => None,
-            })
-            .take(threshold())
-            .collect();
+        let signatures = |peer| match SIGNED.get(&(version.txid, peer))? {
+            Signed::Good(signatures) => Some((peer.into(), signatures)),
+            Signed::Bad(_) => None,
+        };
+        let peers = federation::peers().into_iter();
+        let signers: Vec<(usize, Vec<[u8; 64]>)> =
+            peers.filter_map(signatures).take(threshold()).collect();
         (signers.len() == threshold())
             .then(|| self.transaction(version.fee, |transaction| transaction.signed(&signers)))
     }
+}
+
+/// The first guardians that have signed this version, as many as it takes or fewer.
+fn signers(txid: &[u8; 32]) -> Vec<PeerId> {
+    let has_signed = |peer: &PeerId| matches!(VERDICTS.get(&(*txid, *peer)), Some(FirstByte(0)));
+    let peers = federation::peers().into_iter();
+    peers.filter(has_signed).take(threshold()).collect()
 }
 
 /// The batch that has this version.
@@ -600,15 +838,24 @@ fn make_batch(height: u32) -> Result<(), Refusal> {
     if height != federation::block_height() || ledger.batched_at == Some(height) {
         return refuse("too-late", format!("height {height} has had its turn"));
     }
-    let Some((batch, numbers)) = draft() else {
+    let Some(drafted) = draft() else {
         return refuse("nothing-to-pay", "nothing waits that can be paid now");
     };
+    let Drafted {
+        batch,
+        numbers,
+        passed_over,
+    } = drafted;
     let (paid, fee) = (total(&batch.payments), batch.newest().fee);
     if !treasury::release(paid + fee) {
         return refuse("not-enough-bitcoin", "the treasury does not hold as much");
     }
     for number in &numbers {
         WAITING.delete(number);
+    }
+    let before = PASSED_OVER.get().map(|(number, _)| number);
+    if let Some(number) = passed_over.filter(|number| before != Some(*number)) {
+        PASSED_OVER.put(&(number, height));
     }
     for coin in &batch.inputs {
         COINS.delete(&coin.key());
@@ -631,18 +878,16 @@ fn make_batch(height: u32) -> Result<(), Refusal> {
 fn approve(txid: [u8; 32], from: u16) -> Result<(), Refusal> {
     let (_, batch) = batch_of(&txid)?;
     let approved = HASHES.get(&txid).unwrap_or_default();
-    match batch.version(&txid) {
-        Some(version)
-            if approved.len() < batch.inputs.len() && approved.len() == usize::from(from) =>
-        {
-            batch.approve(version, approved);
-            Ok(())
-        }
-        _ => refuse(
+    let is_newest = batch.newest().txid == txid;
+    let is_next = approved.len() < batch.inputs.len() && approved.len() == usize::from(from);
+    if !is_newest || !is_next {
+        return refuse(
             "too-late",
             format!("inputs from {from} on have had their turn"),
-        ),
+        );
     }
+    batch.approve(batch.newest(), approved);
+    Ok(())
 }
 
 /// Each guardian signs a version once; who signs junk is remembered by name.
@@ -651,6 +896,9 @@ fn sign(peer: PeerId, txid: [u8; 32], signatures: Vec<[u8; 64]>) -> Result<(), R
         return known("this transaction");
     }
     let (_, batch) = batch_of(&txid)?;
+    if batch.newest().txid != txid {
+        return refuse("too-late", "another transaction has replaced it");
+    }
     let hashes = HASHES.get(&txid).unwrap_or_default();
     if hashes.len() < batch.inputs.len() {
         return refuse("too-early", "not all of its inputs may be signed yet");
@@ -723,6 +971,9 @@ fn close(number: u64, batch: &Batch, txid: &[u8; 32]) -> Result<(), Refusal> {
         let Coin { tweak, keys, .. } = change;
         COINS.put(&key, &Held { tweak, keys });
     }
+    if let Some(key) = batch.change_key(number) {
+        CHANGES.delete(&key);
+    }
     let standing = Standing::Buried(PegOutOutcome {
         txids: batch.txids(),
         buried: Some(*txid),
@@ -732,16 +983,11 @@ fn close(number: u64, batch: &Batch, txid: &[u8; 32]) -> Result<(), Refusal> {
     }
     let peers = federation::peers();
     for version in &batch.versions {
-        let hashes = HASHES.get(&version.txid).unwrap_or_default();
-        for what in batch.signables(0, &hashes) {
-            signing::revoke(&what);
-        }
-        HASHES.delete(&version.txid);
+        batch.revoke(version);
         TXIDS.delete(&version.txid);
         for peer in &peers {
             SIGNED.delete(&(version.txid, *peer));
             BURIED.delete(&(version.txid, *peer));
-            STUCK.delete(&(version.txid, *peer));
         }
     }
     BATCHES.delete(&number);
@@ -767,6 +1013,17 @@ fn stuck(peer: PeerId, txid: [u8; 32]) -> Result<(), Refusal> {
     ledger.reserve -= more;
     ledger.promised += more;
     LEDGER.put(&ledger);
+    batch.revoke(batch.newest());
+    // The older one may be in a block after all: as many signatures as it takes stay.
+    let needed = signers(&txid);
+    for peer in federation::peers() {
+        if !needed.contains(&peer) {
+            SIGNED.delete(&(txid, peer));
+        }
+    }
+    if let Some(key) = batch.change_key(number) {
+        CHANGES.delete(&key);
+    }
     batch.push_version(fee);
     batch.announce(number);
     Ok(())
@@ -850,19 +1107,70 @@ fn propose_for(batch: &Batch, me: PeerId, reserve: u64) -> Vec<WalletItem> {
     items
 }
 
-/// What should be in the mempool: the newest version first, then those that it
-/// replaces, should one of them be in a block.
+/// What should be in the mempool, batch by batch: the newest version first, then those
+/// that it replaces, should one of them be in a block.
+///
+/// Where that is more than a host takes, the newest versions of the newest batches have
+/// half of the room, and all others take turns, block by block, for the rest: what was
+/// sent once is in mempools, and is to be looked for now and then.
 pub fn broadcast() -> Vec<Vec<u8>> {
-    let complete = |batch: Batch| -> Vec<Vec<u8>> {
-        let newest_first = batch.versions.iter().rev();
-        newest_first
-            .filter_map(|version| batch.complete(version))
-            .collect()
-    };
-    BATCHES
+    let mut batches: Vec<(u64, usize)> = BATCHES
         .iter()
-        .flat_map(|(_, batch)| complete(batch))
-        .collect()
+        .map(|(number, batch)| (number, batch.versions.len()))
+        .collect();
+    batches.reverse();
+    let newest = batches
+        .iter()
+        .map(|(number, versions)| (*number, versions - 1));
+    let older = batches.iter().flat_map(|(number, versions)| {
+        (0..versions - 1)
+            .rev()
+            .map(move |version| (*number, version))
+    });
+    let mut left: Vec<(u64, usize)> = newest.chain(older).collect();
+    let mut sent = Sent::default();
+    let mut taken = 0;
+    while taken < left.len() && sent.take(left[taken], MAX_BROADCAST / 2, MAX_BROADCAST_BYTES / 2) {
+        taken += 1;
+    }
+    left.drain(..taken);
+    if !left.is_empty() {
+        let turn = federation::block_height() as usize % left.len();
+        left.rotate_left(turn);
+    }
+    for place in left {
+        if !sent.take(place, MAX_BROADCAST, MAX_BROADCAST_BYTES) {
+            break;
+        }
+    }
+    sent.transactions.into_values().collect()
+}
+
+/// What is broadcast, by batch, and the newest version first.
+#[derive(Default)]
+struct Sent {
+    transactions: BTreeMap<(u64, Reverse<usize>), Vec<u8>>,
+    bytes: usize,
+}
+
+impl Sent {
+    /// Takes this version of this batch, if it is complete; false if there would be
+    /// more than these transactions, or bytes of them.
+    fn take(&mut self, (number, version): (u64, usize), most: usize, bytes: usize) -> bool {
+        let batch = BATCHES.get(&number);
+        let complete = batch.and_then(|batch| batch.complete(&batch.versions[version]));
+        let Some(transaction) = complete else {
+            return true;
+        };
+        let total = self.bytes + transaction.len();
+        if self.transactions.len() == most || total > bytes {
+            return false;
+        }
+        self.bytes = total;
+        self.transactions
+            .insert((number, Reverse(version)), transaction);
+        true
+    }
 }
 
 // What is told.
@@ -940,4 +1248,150 @@ pub fn audit() -> Vec<AuditLine> {
             -msat(ledger.reserve.saturating_add(ledger.promised)),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use modmint_sdk::mock::{Bundle, Federation, Phase};
+
+    use super::*;
+
+    fn federation(guardians: usize) -> (Federation, u16) {
+        let federation = Federation::new(guardians);
+        // Outputs of any script are voted.
+        federation.set_filter_bits(0);
+        let wallet = Bundle::federation_module::<crate::Wallet>();
+        let instance = federation.found(wallet, Vec::new());
+        (federation, instance)
+    }
+
+    fn txid_of(bytes: &[u8]) -> [u8; 32] {
+        use bitcoin::hashes::Hash;
+        let transaction: bitcoin::Transaction =
+            bitcoin::consensus::encode::deserialize(bytes).expect("a transaction");
+        transaction.compute_txid().to_byte_array()
+    }
+
+    #[test]
+    fn what_was_accepted_and_the_largest_coins_never_cover_has_them_brought_together() {
+        let (federation, instance) = federation(1);
+        let outputs = federation.mine(&vec![(vec![0; 34], 20_000); 250]);
+        let accepted = federation.consensus(instance, || {
+            for output in outputs {
+                let found = treasury::claim(&output).expect("it is there");
+                add_deposit(output, found.satoshi, [3; 32], 200);
+            }
+            // An older module looked at each withdrawal as if it were the only one.
+            let script = [&[0, 20], &[1; 20][..]].concat();
+            let (place, satoshi) = (([7; 32], 0), 4_000_000);
+            let payment = Payment { script, satoshi };
+            WAITING.put(&0, &Waiting { place, payment });
+            STANDINGS.put(&place, &Standing::Waiting);
+            let mut ledger = ledger();
+            (ledger.waiting, ledger.next) = (satoshi, 1);
+            LEDGER.put(&ledger);
+            Ok(())
+        });
+        assert_eq!(accepted, Ok(()));
+        let mut payments = Vec::new();
+        federation.order_proposals();
+        while let Some(sent) = federation.broadcast(instance).pop() {
+            assert!(payments.len() < 5, "{payments:?}");
+            federation.mine(&[]);
+            federation.confirm(txid_of(&sent));
+            federation.order_proposals();
+            let sent: bitcoin::Transaction =
+                bitcoin::consensus::encode::deserialize(&sent).expect("a transaction");
+            payments.push(sent.output.len() - 1);
+        }
+        assert_eq!(payments, [0, 0, 1]);
+        let lines = federation.audit(instance);
+        assert_eq!(
+            lines.iter().map(|line| line.msat).sum::<i64>(),
+            (250 * (20_000 - 200) - 4_000_000) * 1000
+        );
+    }
+
+    /// Batches under way, each in so many versions, of which the last is not complete.
+    fn put_batches(batches: u64, inputs: usize, versions: u64) {
+        let guardians = federation::peers().len();
+        for number in 0..batches {
+            let coin = |place: usize| Coin {
+                txid: crypto::sha256(&number.to_be_bytes()),
+                vout: place as u32,
+                satoshi: 1_000_000,
+                tweak: [0; 32],
+                keys: vec![[2; 33]; guardians],
+            };
+            let mut batch = Batch {
+                inputs: (0..inputs).map(coin).collect(),
+                places: Vec::new(),
+                payments: Vec::new(),
+                change_tweak: [0; 32],
+                change_keys: vec![[2; 33]; guardians],
+                versions: Vec::new(),
+            };
+            for version in 0..versions {
+                batch.push_version(1000 << version);
+                let signed = Signed::Good(vec![[1; 64]; inputs]);
+                let missing = usize::from(version + 1 == versions);
+                for peer in 0..threshold() - missing {
+                    SIGNED.put(&(batch.newest().txid, peer as u16), &signed);
+                }
+            }
+            BATCHES.put(&number, &batch);
+        }
+    }
+
+    #[test]
+    fn new_batches_are_broadcast_whatever_is_stuck_and_old_ones_in_turn() {
+        let (federation, instance) = federation(4);
+        let batches = 200;
+        federation
+            .consensus(instance, || {
+                put_batches(batches, 1, 4);
+                Ok(())
+            })
+            .expect("nothing refuses");
+        let versions: BTreeMap<[u8; 32], (u64, usize)> =
+            federation.call(instance, Phase::Audit, None, || {
+                let version = |(number, batch): (u64, Batch)| {
+                    let txids = batch.txids().into_iter().enumerate();
+                    txids.map(move |(version, txid)| (txid, (number, version)))
+                };
+                BATCHES.iter().flat_map(version).collect()
+            });
+        let mut seen = BTreeSet::new();
+        for _ in 0..batches * 3 {
+            let sent = federation.broadcast(instance);
+            let sent: Vec<(u64, usize)> = sent.iter().map(|t| versions[&txid_of(t)]).collect();
+            assert_eq!(sent.len(), MAX_BROADCAST);
+            assert!(sent.is_sorted_by_key(|(number, version)| (*number, Reverse(*version))));
+            // Signatures of the last version are on their way: the one before counts.
+            assert!(sent.contains(&(batches - 1, 2)));
+            seen.extend(sent);
+            federation.mine(&[]);
+        }
+        assert_eq!(seen.len() as u64, batches * 3);
+    }
+
+    #[test]
+    fn large_transactions_are_handed_over_as_far_as_a_call_can() {
+        let (federation, instance) = federation(19);
+        federation
+            .consensus(instance, || {
+                put_batches(40, MAX_INPUTS, 2);
+                Ok(())
+            })
+            .expect("nothing refuses");
+        for _ in 0..3 {
+            let sent = federation.broadcast(instance);
+            let bytes: usize = sent.iter().map(Vec::len).sum();
+            assert!(sent.len() > 10, "{}", sent.len());
+            assert!(bytes <= MAX_BROADCAST_BYTES, "{bytes}");
+            federation.mine(&[]);
+        }
+    }
 }

@@ -7,18 +7,19 @@
     reason = "a test that cannot go on should say where"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Address, Network, ScriptBuf, consensus::encode, hashes::Hash};
 use modmint_mint::{Mint, Receive, Send};
 use modmint_sdk::{
-    Amount, Answer, Argument, ChainOutPoint, Refusal,
+    Amount, Answer, Argument, ChainOutPoint, OutPoint, Refusal, Server,
     borsh::BorshDeserialize,
-    mock::{Behaviour, Bundle, Federation, Kill, OperationId, Wallet},
+    mock::{Behaviour, Bundle, Federation, Kill, OperationId, Phase, Wallet},
 };
 use modmint_wallet::{
-    Configuration, MAX_INPUTS, MAX_PAYMENTS, Overview, OverviewQuery, STUCK_BLOCKS,
-    Wallet as Module, WithdrawAction, parse_address,
+    Configuration, DepositTweak, MAX_INPUTS, MAX_PAYMENTS, Overview, OverviewQuery, PATIENT_BLOCKS,
+    PegInProof, PegOut, PegOutQuote, QuoteQuery, STUCK_BLOCKS, UNSEEN_BLOCKS, Wallet as Module,
+    WithdrawAction, parse_address,
 };
 use proptest::prelude::*;
 
@@ -284,13 +285,12 @@ fn a_transaction_has_at_most_a_hundred_inputs_and_larger_payments_are_refused() 
     federation.mine(&vec![(to, 2_000); MAX_INPUTS + 20]);
     carry_on(&mut alice);
     perform(&mut alice, WALLET, "recheck", Vec::new());
+    assert_eq!(alice.balance(), 2_000 * (MAX_INPUTS as u64 + 20) * SAT);
     let refusal = refused(&mut alice, &address(1), 2_000 * MAX_INPUTS as u64 + 1);
     assert_eq!(refusal.code, "amount-too-large");
-    assert!(
-        refusal.message.contains("200000 sat"),
-        "{}",
-        refusal.message
-    );
+    // A hundred coins less what it costs to spend them.
+    let most: u64 = refusal.message.split(' ').next().unwrap().parse().unwrap();
+    assert!((190_000..200_000).contains(&most), "{}", refusal.message);
 
     let operation = withdraw(&mut alice, &address(1), 189_000);
     federation.order_proposals();
@@ -301,6 +301,265 @@ fn a_transaction_has_at_most_a_hundred_inputs_and_larger_payments_are_refused() 
     carry_on(&mut alice);
     assert_eq!(alice.operation(operation).finished(), Some(Ok(())));
     check_books(&federation);
+}
+
+/// A federation whose wallet module alone is of interest: what e-cash would be is a sum.
+struct Bare {
+    federation: Federation,
+    chain: Chain,
+    /// What is owed to whoever would have e-cash, satoshi.
+    owed: u64,
+    withdrawals: u16,
+    withdrawn: u64,
+}
+
+impl Bare {
+    fn new(deposit_fee: u64, coins: &[u64]) -> Self {
+        let federation = Federation::new(1);
+        federation.set_filter_bits(0);
+        let configuration = Configuration {
+            minimum_deposit: Amount(1_000 * SAT),
+            deposit_fee: Amount(deposit_fee * SAT),
+        };
+        let wallet = Bundle::federation_module::<Module>();
+        federation.found(wallet, configuration.arguments());
+        let mut bare = Self {
+            federation,
+            chain: Chain::default(),
+            owed: 0,
+            withdrawals: 0,
+            withdrawn: 0,
+        };
+        let tweak = DepositTweak {
+            claim_key: [2; 33],
+            nonce: 0,
+        };
+        let federation = bare.federation.clone();
+        let script = federation.call(WALLET, Phase::Query, Some(0), || tweak.script().unwrap());
+        let payments: Vec<_> = coins.iter().map(|coin| (script.clone(), *coin)).collect();
+        for (place, satoshi) in federation.mine(&payments).into_iter().zip(coins) {
+            let txid: [u8; 32] = place.txid.try_into().unwrap();
+            let proof = PegInProof {
+                txid,
+                vout: place.vout,
+                tweak: tweak.clone(),
+            };
+            let claim = || Module::process_input(proof);
+            federation.consensus(WALLET, claim).unwrap();
+            let at = bitcoin::OutPoint::new(bitcoin::Txid::from_byte_array(txid), place.vout);
+            bare.chain.coins.insert(at, *satoshi);
+            bare.owed += satoshi - deposit_fee;
+        }
+        bare
+    }
+
+    fn quote(&self, satoshi: u64) -> Result<PegOutQuote, Refusal> {
+        let query = QuoteQuery {
+            script: script_of(&address(1)),
+            satoshi,
+        };
+        match self.federation.query(0, WALLET, "quote", query.arguments()) {
+            Some(Ok(Answer::Ready(bytes))) => Ok(PegOutQuote::try_from_slice(&bytes).unwrap()),
+            Some(Err(refusal)) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What was quoted is accepted.
+    fn withdraw(&mut self, satoshi: u64) -> Result<(), Refusal> {
+        let fee = self.quote(satoshi)?.fee;
+        if satoshi + fee > self.owed {
+            return Err(Refusal::new("not-enough-money", "there is no such e-cash"));
+        }
+        let output = PegOut {
+            script: script_of(&address(1)),
+            satoshi,
+            fee,
+        };
+        self.withdrawals += 1;
+        let place = OutPoint {
+            txid: vec![7; 32],
+            index: self.withdrawals,
+        };
+        let accepted = || Module::process_output(output, place);
+        let effect = self.federation.consensus(WALLET, accepted).unwrap();
+        assert_eq!(effect.value, (satoshi + fee) * SAT);
+        self.owed -= satoshi + fee;
+        self.withdrawn += satoshi;
+        Ok(())
+    }
+
+    fn spendable(&self) -> Vec<bitcoin::Transaction> {
+        let mut transactions = broadcast(&self.federation);
+        let unspent = |i: &bitcoin::TxIn| self.chain.coins.contains_key(&i.previous_output);
+        transactions.retain(|t| t.input.iter().all(unspent));
+        transactions
+    }
+
+    /// A block with these transactions, and what guardians say then.
+    fn block(&mut self, transactions: &[bitcoin::Transaction]) {
+        self.federation.mine(&[]);
+        for transaction in transactions {
+            self.chain.confirm(&self.federation, transaction);
+        }
+        self.federation.order_proposals();
+    }
+
+    /// A block with the newest version of every batch.
+    fn block_with_all(&mut self) {
+        let mut spent = BTreeSet::new();
+        let mut transactions = self.spendable();
+        transactions.retain(|t| spent.insert(t.input[0].previous_output));
+        self.block(&transactions);
+    }
+
+    /// Value in is value out and fees, and the module says the same.
+    fn check(&self) {
+        let sum: i64 = self.federation.audit(WALLET).iter().map(|l| l.msat).sum();
+        assert_eq!(sum, i64::try_from(self.owed * SAT).unwrap());
+        let (_, treasury) = self.federation.books(WALLET);
+        let overview = overview(&self.federation);
+        assert_eq!(treasury, i128::from(overview.held_satoshi * SAT));
+        let fits = |bytes: usize| bytes < 4 << 20;
+        let sent = self.federation.broadcast(WALLET);
+        assert!(sent.len() <= 256 && fits(sent.iter().map(Vec::len).sum()));
+    }
+
+    /// Everything that was accepted has been paid.
+    fn check_end(&self) {
+        self.check();
+        let overview = overview(&self.federation);
+        assert_eq!(overview.waiting, 0);
+        assert!(overview.transactions.is_empty());
+        assert_eq!(self.chain.paid, self.withdrawn);
+        let held: u64 = self.chain.coins.values().sum();
+        assert_eq!(overview.held_satoshi, held);
+        assert_eq!(held, self.owed + overview.reserve_satoshi);
+    }
+
+    /// Blocks go by until nothing waits; false if something still does after so many.
+    fn pays_everything_within(&mut self, blocks: usize) -> bool {
+        for _ in 0..blocks {
+            self.block_with_all();
+            self.check();
+            let overview = overview(&self.federation);
+            if overview.waiting == 0 && overview.transactions.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn fragmented(large: &[u64], number: usize, each: u64) -> Vec<u64> {
+    let small = std::iter::repeat_n(each, number);
+    large.iter().copied().chain(small).collect()
+}
+
+#[test]
+fn what_is_accepted_is_covered_behind_all_that_waits_before_it() {
+    let mut bare = Bare::new(200, &fragmented(&[3_000_000], 200, 20_000));
+    bare.withdraw(2_900_000).unwrap();
+    // The large coin is spent then, and a hundred others are worth two millions.
+    let refusal = bare.withdraw(2_500_000).unwrap_err();
+    assert_eq!(refusal.code, "amount-too-large");
+    let most: u64 = refusal.message.split(' ').next().unwrap().parse().unwrap();
+    assert!((2_000_000..2_080_000).contains(&most), "{refusal:?}");
+    bare.withdraw(most).unwrap();
+    assert!(bare.withdraw(100_000).is_err());
+    assert!(bare.pays_everything_within(20));
+    bare.check_end();
+}
+
+#[test]
+fn what_has_to_wait_for_others_is_refused_with_that_and_accepted_behind_them() {
+    let mut bare = Bare::new(200, &fragmented(&[], 150, 20_000));
+    bare.withdraw(1_500_000).unwrap();
+    let refusal = bare.withdraw(1_000_000).unwrap_err();
+    assert_eq!(refusal.code, "too-much-waits");
+    assert!(refusal.message.contains("1500000 sat wait"), "{refusal:?}");
+    let most: u64 = refusal.message.split(' ').next().unwrap().parse().unwrap();
+    assert!((450_000..500_000).contains(&most), "{refusal:?}");
+    bare.block_with_all();
+    bare.block_with_all();
+    bare.withdraw(1_000_000).unwrap();
+    assert!(bare.pays_everything_within(20));
+    bare.check_end();
+}
+
+#[test]
+fn all_money_of_few_coins_can_be_withdrawn_at_once_in_many_parts_with_change_under_way() {
+    let mut bare = Bare::new(200, &fragmented(&[5_000_000], MAX_INPUTS - 1, 20_000));
+    for _ in 0..MAX_PAYMENTS {
+        bare.withdraw(10_000).unwrap();
+    }
+    bare.block(&[]);
+    while bare.owed > 200_000 {
+        let satoshi = bare.owed / 3;
+        bare.withdraw(satoshi).unwrap();
+    }
+    assert!(bare.pays_everything_within(30));
+    bare.check_end();
+}
+
+#[test]
+fn who_is_passed_over_is_so_for_a_while_only() {
+    let mut bare = Bare::new(200, &[1_000_000, 1_000_000]);
+    bare.withdraw(10_000).unwrap();
+    bare.block(&[]);
+    bare.withdraw(1_500_000).unwrap();
+    let mut blocks = 0;
+    while bare.chain.paid < 1_500_000 {
+        // Somebody behind takes the coin that is at hand before the other one is back.
+        bare.withdraw(1_000).unwrap();
+        bare.block(&[]);
+        let oldest: Vec<_> = bare.spendable().into_iter().take(1).collect();
+        bare.block(&oldest);
+        bare.check();
+        blocks += 2;
+        assert!(blocks < 2 * PATIENT_BLOCKS, "nobody pays it");
+    }
+    assert!(blocks >= PATIENT_BLOCKS, "{blocks}");
+    assert!(bare.pays_everything_within(20));
+    bare.check_end();
+}
+
+#[test]
+fn coins_are_brought_together_while_that_is_cheap_and_there_are_too_many() {
+    let inputs = |deposit_fee, number, rate| {
+        let mut bare = Bare::new(deposit_fee, &fragmented(&[], number, 50_000));
+        bare.federation.set_fee_rate(rate);
+        bare.withdraw(10_000).unwrap();
+        bare.block(&[]);
+        let inputs = bare.spendable()[0].input.len();
+        bare.check();
+        assert!(bare.pays_everything_within(5));
+        bare.check_end();
+        inputs
+    };
+    // As many as there are beyond a hundred: so many stay at hand.
+    assert_eq!(inputs(200, 150, 1_000), 51);
+    assert_eq!(inputs(200, 400, 1_000), MAX_INPUTS);
+    assert_eq!(inputs(200, MAX_INPUTS, 1_000), 1);
+    // Fees are high, or the reserve would be empty.
+    assert_eq!(inputs(200, 150, 6_000), 1);
+    assert_eq!(inputs(0, 150, 1_000), 1);
+    let some = inputs(60, 150, 1_000);
+    assert!((20..51).contains(&some), "{some}");
+}
+
+#[test]
+fn with_every_withdrawal_more_of_many_coins_can_be_withdrawn_at_once() {
+    let mut bare = Bare::new(200, &fragmented(&[], 250, 20_000));
+    let refusal = bare.withdraw(4_000_000).unwrap_err();
+    assert_eq!(refusal.code, "amount-too-large");
+    for _ in 0..3 {
+        bare.withdraw(1_000).unwrap();
+        assert!(bare.pays_everything_within(5));
+    }
+    bare.withdraw(4_000_000).unwrap();
+    assert!(bare.pays_everything_within(5));
+    bare.check_end();
 }
 
 #[test]
@@ -339,6 +598,79 @@ fn whoever_signs_junk_is_named_and_any_threshold_of_others_completes() {
     federation.set_behaviour(2, Behaviour::Honest);
     federation.order_proposals();
     the_transaction(&federation);
+}
+
+#[test]
+fn dust_paid_to_an_address_hides_no_deposit() {
+    let federation = federation();
+    let mut alice = Wallet::new(&federation, "alice");
+    let operation = perform(&mut alice, WALLET, "deposit", Vec::new());
+    let to = script_of(&alice.operation(operation).detail("address").unwrap());
+    // Somebody has seen the deposit in the mempool and was faster.
+    federation.mine(&vec![(to.clone(), 330); 100]);
+    federation.mine(&[(to.clone(), 50_000)]);
+    carry_on(&mut alice);
+    assert_eq!(alice.operation(operation).finished(), Some(Ok(())));
+    assert_eq!(alice.balance(), (50_000 - DEPOSIT_FEE) * SAT);
+    // It is said, once.
+    let said = |alice: &Wallet, operation| -> Vec<String> {
+        let history = alice.operation(operation).history.clone();
+        let small = history.into_iter().filter(|p| p.stage == "too-small");
+        small.map(|progress| progress.message).collect()
+    };
+    let text = "100 payments of 33000 sat together were made to this address, each too small to \
+                be taken; the least that is taken is 1000 sat";
+    assert_eq!(said(&alice, operation), [text]);
+
+    federation.mine(&vec![(to.clone(), 999); 50]);
+    federation.mine(&[(to, 20_000)]);
+    let again = perform(&mut alice, WALLET, "recheck", Vec::new());
+    assert_eq!(alice.balance(), (70_000 - 2 * DEPOSIT_FEE) * SAT);
+    assert!(said(&alice, again)[0].starts_with("150 payments of 82950 sat"));
+    let once_more = perform(&mut alice, WALLET, "recheck", Vec::new());
+    assert!(said(&alice, once_more).is_empty());
+    check_books(&federation);
+}
+
+#[test]
+fn a_wallet_that_counts_anew_passes_over_what_was_claimed() {
+    let federation = federation();
+    let mut alice = Wallet::new(&federation, "alice");
+    let operation = perform(&mut alice, WALLET, "deposit", Vec::new());
+    let to = script_of(&alice.operation(operation).detail("address").unwrap());
+    federation.mine(&[
+        (to.clone(), 999),
+        (to.clone(), 10_000),
+        (to.clone(), 20_000),
+    ]);
+    carry_on(&mut alice);
+    perform(&mut alice, WALLET, "recheck", Vec::new());
+    let mut other = alice.another_device();
+    federation.mine(&[(to.clone(), 999), (to, 40_000)]);
+    let operation = perform(&mut other, WALLET, "deposit", Vec::new());
+    assert_eq!(other.operation(operation).finished(), Some(Ok(())));
+    assert_eq!(other.balance(), (40_000 - DEPOSIT_FEE) * SAT);
+    check_books(&federation);
+}
+
+#[test]
+fn whoever_waits_is_told_of_each_block_with_too_little() {
+    let federation = federation();
+    let mut alice = Wallet::new(&federation, "alice");
+    let operation = perform(&mut alice, WALLET, "deposit", Vec::new());
+    let to = script_of(&alice.operation(operation).detail("address").unwrap());
+    for _ in 0..3 {
+        federation.mine(&[(to.clone(), 999)]);
+        carry_on(&mut alice);
+    }
+    let history = &alice.operation(operation).history;
+    let texts: Vec<_> = history[1..].iter().map(|p| p.message.as_str()).collect();
+    assert!(texts[0].starts_with("999 sat were deposited;"), "{texts:?}");
+    assert!(texts[2].starts_with("3 payments of 2997 sat"), "{texts:?}");
+    assert_eq!(texts.len(), 3);
+    federation.mine(&[(to, 1_000)]);
+    carry_on(&mut alice);
+    assert_eq!(alice.operation(operation).finished(), Some(Ok(())));
 }
 
 /// Alice's withdrawal, stuck at 1 sat/vB while 5 sat/vB are asked for.
@@ -405,6 +737,62 @@ fn a_stuck_transaction_is_replaced_out_of_the_reserve_and_either_may_be_buried()
 }
 
 #[test]
+fn a_slow_rise_of_the_fee_rate_never_uses_replacements_up() {
+    let mut bare = Bare::new(200, &fragmented(&[10_000_000], 90, 20_000));
+    bare.withdraw(1_000_000).unwrap();
+    bare.block(&[]);
+    let mut fees = vec![overview(&bare.federation).transactions[0].fee];
+    let size = fees[0];
+    let mut rate = 1_000;
+    while rate < 60_000 {
+        rate += rate / 8;
+        bare.federation.set_fee_rate(rate);
+        bare.federation.mine_blocks(STUCK_BLOCKS);
+        bare.federation.order_proposals();
+        bare.check();
+        let fee = overview(&bare.federation).transactions[0].fee;
+        assert!(fee * 5 > size * rate / 1000 * 4, "{fee} at {rate}");
+        fees.extend((fees.last() != Some(&fee)).then_some(fee));
+    }
+    assert!(fees.windows(2).all(|two| two[1] >= 2 * two[0]), "{fees:?}");
+    assert!(fees.len() > 5, "{fees:?}");
+    // Any of them may be in a block: the first of them is.
+    let first = broadcast(&bare.federation).pop().unwrap();
+    bare.block(&[first]);
+    bare.check_end();
+    assert_eq!(bare.chain.fees, size);
+}
+
+#[test]
+fn what_keeps_a_well_paid_transaction_out_of_blocks_is_paid_for_by_doubling() {
+    let mut bare = Bare::new(200, &fragmented(&[10_000_000], 90, 20_000));
+    bare.withdraw(1_000_000).unwrap();
+    bare.block(&[]);
+    let fee = |bare: &Bare| overview(&bare.federation).transactions[0].fee;
+    let reserve = |bare: &Bare| overview(&bare.federation).reserve_satoshi;
+    let (mut last, first) = (fee(&bare), reserve(&bare));
+    for _ in 0..4 {
+        bare.federation.mine_blocks(UNSEEN_BLOCKS - 1);
+        assert_eq!(bare.federation.order_proposals(), 0, "it is not time yet");
+        bare.federation.mine_blocks(1);
+        bare.federation.order_proposals();
+        assert_eq!(fee(&bare), 2 * last);
+        last = fee(&bare);
+        bare.check();
+    }
+    for _ in 0..20 {
+        bare.federation.mine_blocks(UNSEEN_BLOCKS);
+        bare.federation.order_proposals();
+    }
+    let left = reserve(&bare);
+    assert!(left >= first / 4 && left < first / 2, "{left} of {first}");
+    let newest = bare.spendable().remove(0);
+    bare.block(&[newest]);
+    bare.check_end();
+    assert_eq!(reserve(&bare), left);
+}
+
+#[test]
 fn with_the_reserve_empty_a_stuck_transaction_waits() {
     let federation = federation_with(4, 0);
     let mut alice = rich(&federation);
@@ -446,6 +834,7 @@ fn what_cannot_be_paid_is_refused_and_says_why() {
     let federation = federation();
     let mut alice = Wallet::new(&federation, "alice");
     deposit(&federation, &mut alice, 100_000);
+    deposit(&federation, &mut Wallet::new(&federation, "bob"), 50_000);
     let before = alice.balance();
     let mut code = |address: &str, satoshi| refused(&mut alice, address, satoshi).code;
     assert_eq!(code("hello", 1000), "bad-address");
@@ -620,6 +1009,10 @@ enum Act {
     FeeRate(u64),
     /// A block in which this one of what is broadcast stands, if there are as many.
     Block(Option<usize>),
+    /// So many blocks with nothing of it.
+    Blocks(u32),
+    /// Payments that are too small, to the address that was paid to last.
+    Dust(usize),
     Elsewhere(bool),
     Kill(u64),
 }
@@ -633,6 +1026,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (300u64..70_000).prop_map(Act::Decline),
         2 => (1_000u64..20_000).prop_map(Act::FeeRate),
         6 => proptest::option::of(0usize..4).prop_map(Act::Block),
+        1 => (6u32..80).prop_map(Act::Blocks),
+        1 => (1usize..150).prop_map(Act::Dust),
         1 => proptest::bool::ANY.prop_map(Act::Elsewhere),
         1 => (0u64..4).prop_map(Act::Kill),
     ]
@@ -748,6 +1143,17 @@ proptest! {
                     }
                     federation.order_proposals();
                 }
+                Act::Blocks(blocks) => {
+                    federation.mine_blocks(blocks);
+                    federation.order_proposals();
+                }
+                Act::Dust(outputs) => {
+                    let operations = wallets[who].operations().iter().rev();
+                    let address = operations.filter_map(|o| o.detail("address")).next();
+                    if let Some(address) = address.filter(|a| a.len() > 50) {
+                        federation.mine(&vec![(script_of(&address), 999); outputs]);
+                    }
+                }
                 Act::Elsewhere(elsewhere) => {
                     federation.set_elsewhere(0, elsewhere);
                     federation.order_proposals();
@@ -793,4 +1199,57 @@ proptest! {
         prop_assert_eq!(owed, held * SAT);
         prop_assert_eq!(overview.reserve_satoshi + chain.fees, number * DEPOSIT_FEE + fees);
     }
+
+    /// Whatever coins there are, who withdraws, and how fees go: what is accepted is
+    /// paid, and value in is value out and fees.
+    #[test]
+    fn whatever_is_accepted_is_paid(
+        coins in proptest::collection::vec(prop_oneof![
+            5 => 1_000u64..30_000,
+            1 => 100_000u64..4_000_000,
+        ], 1..240),
+        acts in proptest::collection::vec(prop_oneof![
+            4 => (1u64..1_200).prop_map(Flow::Withdraw),
+            3 => (0u8..3).prop_map(Flow::Block),
+            1 => (1_000u64..30_000).prop_map(Flow::FeeRate),
+            1 => (6u32..80).prop_map(Flow::Blocks),
+        ], 1..40),
+    ) {
+        let mut bare = Bare::new(DEPOSIT_FEE, &coins);
+        let mut refused = 0;
+        for act in acts {
+            match act {
+                Flow::Withdraw(part) => {
+                    let satoshi = bare.owed * part / 1_000;
+                    refused += u32::from(bare.withdraw(satoshi).is_err());
+                }
+                Flow::Block(0) => bare.block(&[]),
+                Flow::Block(1) => {
+                    let last: Vec<_> = bare.spendable().pop().into_iter().collect();
+                    bare.block(&last);
+                }
+                Flow::Block(_) => bare.block_with_all(),
+                Flow::FeeRate(rate) => bare.federation.set_fee_rate(rate),
+                Flow::Blocks(blocks) => {
+                    bare.federation.mine_blocks(blocks);
+                    bare.federation.order_proposals();
+                }
+            }
+            bare.check();
+        }
+        bare.federation.set_fee_rate(1_000);
+        prop_assert!(bare.pays_everything_within(200), "{:?} {refused}", overview(&bare.federation));
+        bare.check_end();
+    }
+}
+
+/// What goes on around withdrawals.
+#[derive(Clone, Copy, Debug)]
+enum Flow {
+    /// This part of what there is, in thousandths.
+    Withdraw(u64),
+    /// With nothing, something or all of what is broadcast.
+    Block(u8),
+    FeeRate(u64),
+    Blocks(u32),
 }

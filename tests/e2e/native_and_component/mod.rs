@@ -243,7 +243,8 @@ impl Fate {
             22 => {
                 let query = DepositQuery {
                     script: self.pick(&addresses).cloned().unwrap_or_default(),
-                    index: self.random.gen_range(0..3),
+                    number: self.random.gen_range(0..3),
+                    small: self.random.gen_range(0..3),
                     wait: self.random.r#gen(),
                 };
                 Step::Query(guardian, WALLET, "deposit", query.arguments())
