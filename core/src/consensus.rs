@@ -137,7 +137,7 @@ pub struct SessionHeader {
     pub session: u64,
     /// The hash of the previous session's header; zeros for the first.
     pub previous: Hash32,
-    /// How many epochs (AlephBFT batches, empty ones too) it has.
+    /// How many epochs it has, empty ones too.
     pub epochs: u32,
     /// The hash chain over the epochs' units, see [`next_items_root`].
     pub items_root: Hash32,

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use modmint_client::Wallet;
 use modmint_core::config::Network;
-use modmint_rest::{Process, Requests};
+use modmint_rest::{Process, Requests, program};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -60,7 +60,8 @@ pub struct Config {
     /// When the solvency ledger speaks up.
     #[serde(default)]
     pub solvency: Thresholds,
-    /// A contract that is to be paid must not be refunded for so many blocks.
+    /// For so many blocks a payment over Lightning may be under way. Contracts must last
+    /// for 48 blocks more ([`TIMELOCK_MARGIN`](crate::gateway::TIMELOCK_MARGIN)).
     #[serde(default = "default_timelock")]
     pub minimum_timelock_blocks: u32,
     /// For how long federations are told of the gateway; they are told again in time.
@@ -250,7 +251,7 @@ pub async fn run(setup: RunSetup) -> Result<()> {
 
     let (stop, mut stopped) = watch::channel(false);
     tokio::spawn(async move {
-        signal().await;
+        program::told_to_end().await;
         // Whoever listens ends; nobody may.
         let _ = stop.send(true);
     });
@@ -300,25 +301,6 @@ pub async fn run(setup: RunSetup) -> Result<()> {
         Err(_) => tracing::debug!("the wallet is in use and ends with the process"),
     }
     Ok(())
-}
-
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(e) => {
-                tracing::error!("signals cannot be waited for: {e}");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::interrupt()) => {}
-    }
 }
 
 /// How the gateway stands, read at each scrape.

@@ -15,12 +15,13 @@ use modmint_client::{
 use modmint_core::{
     Amount, Argument, FederationId, Hash32, Refusal, Value,
     config::{FederationConfig, Invite},
-    tagged_hash,
+    sha256, tagged_hash,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::types::PaymentRequest,
     gateway::CLAIM_MARGIN,
     journal::{Journal, Membership, TRANSACTION_BYTES, Terms},
     lightning::{Invoice, LightningNode},
@@ -42,6 +43,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So many payments out are under way in a federation at most. Whoever asks for one may
 /// name a contract that is not there; it counts until guardians have been asked.
 const MOST_PAYMENTS: usize = 500;
+
+/// How long somebody who asks for a payment waits to hear that it makes no sense.
+const LOOKED: Duration = Duration::from_secs(2);
+/// The module's code for a contract that guardians do not know: it may come yet.
+const NO_CONTRACT: &str = "no-such-contract";
 
 fn incidentals(federation: &Federation) -> Amount {
     Amount(INCIDENTALS.msat().saturating_add(base_fee(federation)))
@@ -93,11 +99,9 @@ pub trait Federations: Send + Sync + 'static {
     /// The disk fails.
     async fn balance_msat(&self, federation: &FederationId) -> anyhow::Result<u64>;
 
-    /// E-cash of all federations, those that were left included, millisatoshi.
-    ///
-    /// # Errors
-    /// The disk fails.
-    async fn ecash_msat(&self) -> anyhow::Result<u64>;
+    /// E-cash of each federation, those that were left included, millisatoshi; or why a
+    /// federation's module does not say.
+    async fn ecash_msat(&self) -> Vec<(FederationId, anyhow::Result<u64>)>;
 
     /// Whether buying has begun, in whatever life.
     ///
@@ -148,8 +152,8 @@ pub struct WalletFederations {
 /// What is the gateway's in a federation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Left {
-    /// E-cash that can be spent.
-    pub balance_msat: u64,
+    /// E-cash that can be spent; none if the federation's module does not say.
+    pub balance_msat: Option<u64>,
     /// Payments out that are not over, and contracts that are being claimed.
     pub payments_out: usize,
     /// Payments in that are not over, and preimages that are being bought.
@@ -163,8 +167,8 @@ pub struct Left {
 impl Left {
     /// Whether nothing is lost or broken off by leaving: less than a satoshi cannot be
     /// withdrawn.
-    pub const fn is_nothing(&self) -> bool {
-        self.balance_msat < 1000
+    pub fn is_nothing(&self) -> bool {
+        self.balance_msat.is_some_and(|msat| msat < 1000)
             && self.payments_out == 0
             && self.payments_in == 0
             && self.withdrawals == 0
@@ -174,10 +178,17 @@ impl Left {
 
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.balance_msat {
+            Some(msat) => write!(f, "{msat} msat of e-cash")?,
+            None => write!(
+                f,
+                "e-cash of which the federation's module does not say how much"
+            )?,
+        }
         write!(
             f,
-            "{} msat of e-cash, {} payments out, {} payments in and {} withdrawals under way, {} invoices that may be paid",
-            self.balance_msat, self.payments_out, self.payments_in, self.withdrawals, self.invoices
+            ", {} payments out, {} payments in and {} withdrawals under way, {} invoices that may be paid",
+            self.payments_out, self.payments_in, self.withdrawals, self.invoices
         )
     }
 }
@@ -200,8 +211,15 @@ fn receive_id(order: &ReceiveOrder) -> OperationId {
     id_of("modmint/gateway/receive", &parts)
 }
 
-fn pay_id(federation: &FederationId, contract: Hash32) -> OperationId {
-    let parts: [&[u8]; 2] = [&federation.0, &contract.0];
+/// Of all that is asked for, so that nobody who asks for something else is in its way.
+fn pay_id(federation: &FederationId, request: &PaymentRequest) -> OperationId {
+    let invoice = sha256(request.invoice.as_bytes());
+    let parts: [&[u8]; 4] = [
+        &federation.0,
+        &request.contract.0,
+        &invoice,
+        &request.signature.0,
+    ];
     id_of("modmint/gateway/pay", &parts)
 }
 
@@ -364,7 +382,13 @@ impl WalletFederations {
         let incoming = self.journal.unfinished_incoming()?;
         let incoming = incoming.iter().filter(|(_, row)| row.federation == *id);
         Ok(Left {
-            balance_msat: federation.balance().await?.msat(),
+            balance_msat: match federation.balance().await {
+                Ok(balance) => Some(balance.msat()),
+                Err(e) => {
+                    tracing::error!(federation = %id, "its e-cash cannot be counted: {e}");
+                    None
+                }
+            },
             payments_out: out.max(operations("gateway-pay")),
             payments_in: incoming.count().max(operations("gateway-receive")),
             withdrawals: operations("withdraw"),
@@ -373,24 +397,24 @@ impl WalletFederations {
     }
 
     /// Has the module find the contract that pays an invoice, pay it, and claim. What has
-    /// begun for a contract is not begun again, unless it never came to pay.
+    /// begun for a request is not begun again, unless it never came to pay. Returns when
+    /// guardians have shown the contract and the module has looked at it, or soon.
     ///
     /// # Errors
     /// What the wallet says; nothing has been begun then.
     pub async fn pay(
         self: &Arc<Self>,
         id: &FederationId,
-        contract: Hash32,
-        text: &str,
+        request: &PaymentRequest,
         invoice: &Invoice,
         terms: &Terms,
     ) -> anyhow::Result<Result<OperationView, BeginError>> {
         let federation = self.joined(id)?;
         let instance = federation.instance(LN)?;
-        let operation = pay_id(id, contract);
+        let operation = pay_id(id, request);
         if let Ok(former) = federation.operation(operation).await {
             let row = self.journal.outgoing(invoice.payment_hash)?;
-            let paid_for = row.is_some_and(|row| row.contract == contract);
+            let paid_for = row.is_some_and(|row| row.contract == request.contract);
             if former.status != OperationStatus::Failed || paid_for {
                 return Ok(Ok(former));
             }
@@ -408,11 +432,13 @@ impl WalletFederations {
         let fee = terms.pay_fee(invoice.amount_msat.unwrap_or(0));
         let routing = fee.saturating_sub(base_fee(&federation));
         let arguments = [
-            argument("invoice", Value::Text(text.to_owned())),
-            argument("contract", Value::Bytes(contract.0.to_vec())),
+            argument("invoice", Value::Text(request.invoice.clone())),
+            argument("contract", Value::Bytes(request.contract.0.to_vec())),
+            argument("signature", Value::Bytes(request.signature.0.clone())),
             argument("maximum-routing-fee", Value::Amount(Amount(routing))),
             argument("minimum-fee", Value::Amount(Amount(fee))),
         ];
+        let place = self.place(&federation, operation);
         let begun = federation
             .start_once(
                 operation,
@@ -422,10 +448,26 @@ impl WalletFederations {
                 Allowance::UpTo(incidentals(&federation)),
             )
             .await;
-        if let Ok(view) = &begun {
-            self.see_to(&federation, view.operation);
+        let mut view = match begun {
+            Ok(view) => view,
+            Err(e) => return Ok(Err(begin_error(e))),
+        };
+        // What makes no sense is refused while its asker is there.
+        let looked = federation.wait(operation, |view| {
+            view.status != OperationStatus::Running || view.stage.is_some()
+        });
+        if let Ok(Ok(looked)) = tokio::time::timeout(LOOKED, looked).await {
+            view = looked;
         }
-        Ok(begun.map_err(begin_error))
+        if let Some(place) = place {
+            self.see_to_it(&federation, operation, place);
+        }
+        Ok(match (came_to_nothing(&view), view.error.clone()) {
+            (true, Some(refusal)) if refusal.code != NO_CONTRACT => {
+                Err(BeginError::Refused(refusal))
+            }
+            _ => Ok(view),
+        })
     }
 
     /// How many operations are seen to in a federation.
@@ -438,14 +480,22 @@ impl WalletFederations {
     /// however often it is asked for. What came to nothing is forgotten then: strangers
     /// begin these, and may make up what they are about.
     fn see_to(self: &Arc<Self>, federation: &Federation, operation: OperationId) {
-        let name = (federation.id(), operation);
-        if !self.seen_to.lock().insert(name) {
-            return;
+        if let Some(place) = self.place(federation, operation) {
+            self.see_to_it(federation, operation, place);
         }
-        let (this, federation) = (self.clone(), federation.clone());
+    }
+
+    /// The place of whoever sees to an operation; none if somebody does.
+    fn place(self: &Arc<Self>, federation: &Federation, operation: OperationId) -> Option<SeenTo> {
+        let name = (federation.id(), operation);
+        let free = self.seen_to.lock().insert(name);
+        free.then(|| SeenTo(self.clone(), name))
+    }
+
+    fn see_to_it(self: &Arc<Self>, federation: &Federation, operation: OperationId, this: SeenTo) {
+        let federation = federation.clone();
         tokio::spawn(async move {
             // Whatever becomes of this task, the next look begins another.
-            let this = SeenTo(this, name);
             let over = this
                 .0
                 .over(&federation, operation, || incidentals(&federation))
@@ -659,12 +709,14 @@ impl Federations for WalletFederations {
         }
     }
 
-    async fn ecash_msat(&self) -> anyhow::Result<u64> {
-        let mut sum = 0_u64;
-        for federation in self.wallet.federations() {
-            sum = sum.saturating_add(federation.balance().await?.msat());
-        }
-        Ok(sum)
+    async fn ecash_msat(&self) -> Vec<(FederationId, anyhow::Result<u64>)> {
+        let ask = |federation: Federation| async move {
+            let balance = federation.balance().await;
+            let balance = balance.map(Amount::msat).map_err(anyhow::Error::from);
+            (federation.id(), balance)
+        };
+        // None waits for another.
+        futures::future::join_all(self.wallet.federations().into_iter().map(ask)).await
     }
 
     async fn has_begun(&self, order: &ReceiveOrder) -> anyhow::Result<bool> {

@@ -13,11 +13,13 @@
 //! | `w` expiry hash | empty: an invoice that nobody has paid |
 //! | `l` number | the payment log: `o`/`i` hash, or `p` hash and an [`Outgoing`] that another took the place of |
 //! | `g` federation | what was given for its users and has not come back, eight bytes |
-//! | `s` | the solvency ledger's mark |
+//! | `b`, `b` federation | the solvency ledger's [`Book`]: the gateway's own, and what is in a federation |
+//! | `s` | what an older version had for the first of these |
 //!
 //! Numbers are big endian.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -201,6 +203,18 @@ pub enum OutgoingState {
         /// and only then, another contract may have it tried again.
         unsent: bool,
     },
+    /// It may have been under way without a record, and the node is about to be told once
+    /// more, or has been. A failure that the node tells of names no attempt, so it proves
+    /// nothing: arriving ends it, or time.
+    Again,
+    /// It was said to have failed, and has arrived after all: its contract is lost, or as
+    /// good as lost.
+    Lost {
+        /// Of the payment's hash.
+        preimage: Hash32,
+        /// What others on the way took, millisatoshi.
+        fee_msat: u64,
+    },
 }
 
 impl Outgoing {
@@ -214,7 +228,7 @@ impl Outgoing {
     pub const fn is_over(&self) -> bool {
         matches!(
             self.state,
-            OutgoingState::Paid { .. } | OutgoingState::Failed { .. }
+            OutgoingState::Paid { .. } | OutgoingState::Failed { .. } | OutgoingState::Lost { .. }
         )
     }
 }
@@ -328,13 +342,18 @@ impl Logged {
     }
 }
 
-/// What the solvency ledger remembers.
+/// What the solvency ledger remembers of the gateway's own money, or of that in one
+/// federation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Mark {
-    /// The most that was ever there since the operator last looked, less what was
-    /// taken out since, millisatoshi.
-    pub highest_msat: u64,
-    /// Whether the gateway has halted.
+pub struct Book {
+    /// The most that was ever there since the operator last looked, less what was taken
+    /// out since, millisatoshi: see `ledger` for what counts. None before anything was
+    /// counted.
+    pub highest_msat: Option<i128>,
+    /// What was given for a federation's users since then, less what came back for them,
+    /// millisatoshi; always 0 of the gateway's own.
+    pub net_msat: i128,
+    /// Whether nothing new is begun.
     pub halted: bool,
 }
 
@@ -410,6 +429,11 @@ fn key(prefix: &[u8], hash: Hash32) -> Vec<u8> {
 
 fn given_key(federation: &FederationId) -> Vec<u8> {
     [b"g", &federation.0[..]].concat()
+}
+
+fn book_key(federation: Option<&FederationId>) -> Vec<u8> {
+    let name = federation.map_or(&[][..], |federation| &federation.0);
+    [b"b", name].concat()
 }
 
 fn waiting_key(expires: u64, hash: Hash32) -> Vec<u8> {
@@ -596,23 +620,69 @@ impl Journal {
     /// # Errors
     /// The disk fails, or there is no such row.
     pub fn update_outgoing(&self, hash: Hash32, state: OutgoingState) -> Result<Outgoing> {
+        self.change_outgoing(hash, |row| (!row.is_over()).then_some(state))
+    }
+
+    /// The node says that a payment out has failed: that ends it, unless it has been tried
+    /// more than once. Returns the row as it is then.
+    ///
+    /// # Errors
+    /// The disk fails, or there is no such row.
+    pub fn fail_outgoing(&self, hash: Hash32, reason: &str) -> Result<Outgoing> {
+        self.change_outgoing(hash, |row| match row.state {
+            OutgoingState::Started { .. } => Some(OutgoingState::Failed {
+                reason: reason.to_owned(),
+                unsent: false,
+            }),
+            _ => None,
+        })
+    }
+
+    /// The node says that a payment out has arrived: that is so, whatever was believed
+    /// before. Returns the row as it is then.
+    ///
+    /// # Errors
+    /// The disk fails, or there is no such row.
+    pub fn pay_outgoing(&self, hash: Hash32, preimage: Hash32, fee_msat: u64) -> Result<Outgoing> {
+        self.change_outgoing(hash, |row| match row.state {
+            OutgoingState::Failed { .. } => Some(OutgoingState::Lost { preimage, fee_msat }),
+            OutgoingState::Paid { .. } | OutgoingState::Lost { .. } => None,
+            _ => Some(OutgoingState::Paid { preimage, fee_msat }),
+        })
+    }
+
+    fn change_outgoing(
+        &self,
+        hash: Hash32,
+        change: impl FnOnce(&Outgoing) -> Option<OutgoingState>,
+    ) -> Result<Outgoing> {
         let _one = self.writing.lock();
         let mut row = self
             .outgoing(hash)?
             .context("no payment out of this hash")?;
-        if !row.is_over() && row.state != state {
+        if let Some(state) = change(&row).filter(|state| row.state != *state) {
             row.state = state;
             row.updated = now();
             let mut batch = Batch::default();
             batch.outgoing(hash, &row)?;
-            if let OutgoingState::Paid { fee_msat, .. } = row.state {
+            if let OutgoingState::Paid { fee_msat, .. } | OutgoingState::Lost { fee_msat, .. } =
+                row.state
+            {
                 let paid = row.amount_msat.saturating_add(fee_msat);
                 let given = self.given_msat(&row.federation)?.saturating_add(paid);
                 batch.put(given_key(&row.federation), &given)?;
+                self.moved(&mut batch, &row.federation, i128::from(paid))?;
             }
             self.write(batch)?;
         }
         Ok(row)
+    }
+
+    /// So much more was given for a federation's users.
+    fn moved(&self, batch: &mut Batch, federation: &FederationId, msat: i128) -> Result<()> {
+        let mut book = self.book(Some(federation))?;
+        book.net_msat = book.net_msat.saturating_add(msat);
+        batch.put(book_key(Some(federation)), &book)
     }
 
     /// Writes a new invoice's row. False if the hash has been seen.
@@ -657,6 +727,7 @@ impl Journal {
                 let given = self.given_msat(&row.federation)?;
                 let given = given.saturating_sub(row.amount_msat);
                 batch.put(given_key(&row.federation), &given)?;
+                self.moved(&mut batch, &row.federation, -i128::from(row.amount_msat))?;
             }
             self.write(batch)?;
             *last = row.number.unwrap_or(0).max(*last);
@@ -678,12 +749,14 @@ impl Journal {
         self.write(batch)
     }
 
-    /// How many invoices wait for somebody to pay them, `limit` at most.
+    /// How many invoices may still be paid at `now`, seconds since 1970, by somebody who
+    /// has not begun to; `limit` at most.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn waiting(&self, limit: usize) -> Result<usize> {
-        Ok(self.list(b"w", false, limit)?.len())
+    pub fn waiting(&self, now: u64, limit: usize) -> Result<usize> {
+        let from = [b"w", &now.to_be_bytes()[..]].concat();
+        Ok(self.range(&from, b"x", false, limit)?.len())
     }
 
     /// How many invoices of a federation may still be paid at `now`, seconds since 1970.
@@ -787,7 +860,7 @@ impl Journal {
         Ok(self.read(&given_key(federation))?.unwrap_or(0))
     }
 
-    /// The gateway has taken so much out of a federation otherwise.
+    /// The operator has taken so much out of a federation.
     ///
     /// # Errors
     /// The disk fails.
@@ -796,39 +869,84 @@ impl Journal {
         let given = self.given_msat(federation)?.saturating_sub(msat);
         let mut batch = Batch::default();
         batch.put(given_key(federation), &given)?;
+        let mut book = self.book(Some(federation))?;
+        book.highest_msat = book.highest_msat.map(|most| most - i128::from(msat));
+        batch.put(book_key(Some(federation)), &book)?;
         self.write(batch)
     }
 
-    /// What there is now is right: the mark and what was given begin anew.
+    /// What there is now is right: the books and what was given begin anew.
     ///
     /// # Errors
     /// The disk fails.
     pub fn accept(&self) -> Result<()> {
         let _one = self.writing.lock();
         let mut batch = Batch::default();
-        batch.put(b"s", &Mark::default())?;
-        for (key, _) in self.list(b"g", false, usize::MAX)? {
-            batch.writes.delete(key);
+        for prefix in [b"s", b"g", b"b"] {
+            for (key, _) in self.list(prefix, false, usize::MAX)? {
+                batch.writes.delete(key);
+            }
         }
         self.write(batch)
     }
 
-    /// The solvency ledger's mark.
+    /// A federation's book, or the gateway's own.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn mark(&self) -> Result<Mark> {
-        Ok(self.read(b"s")?.unwrap_or_default())
+    pub fn book(&self, federation: Option<&FederationId>) -> Result<Book> {
+        if let Some(book) = self.read(&book_key(federation))? {
+            return Ok(book);
+        }
+        // An older version had one mark for everything: what it measured was another sum,
+        // and that it had halted still holds.
+        let halted = match federation {
+            None => self
+                .read::<(u64, bool)>(b"s")?
+                .is_some_and(|(_, halted)| halted),
+            Some(_) => false,
+        };
+        Ok(Book {
+            halted,
+            ..Book::default()
+        })
     }
 
-    /// Writes the solvency ledger's mark.
+    /// The books of all federations that have one.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn put_mark(&self, mark: &Mark) -> Result<()> {
-        let mut batch = Batch::default();
-        batch.put(b"s", mark)?;
-        self.write(batch)
+    pub fn books(&self) -> Result<BTreeMap<FederationId, Book>> {
+        let mut books = BTreeMap::new();
+        for (key, value) in self.list(b"b", false, usize::MAX)? {
+            // The gateway's own has no name.
+            if key.len() > 1 {
+                let book = borsh::from_slice(&value).context("a book of the journal is damaged")?;
+                books.insert(FederationId(hash_at(&key, 1)?.0), book);
+            }
+        }
+        Ok(books)
+    }
+
+    /// Changes a book as `change` says. Returns it as it is then.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn update_book(
+        &self,
+        federation: Option<&FederationId>,
+        change: impl FnOnce(&mut Book),
+    ) -> Result<Book> {
+        let _one = self.writing.lock();
+        let before = self.book(federation)?;
+        let mut book = before;
+        change(&mut book);
+        if book != before {
+            let mut batch = Batch::default();
+            batch.put(book_key(federation), &book)?;
+            self.write(batch)?;
+        }
+        Ok(book)
     }
 }
 

@@ -384,7 +384,7 @@ struct Founded {
 pub async fn run(setup: RunSetup) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
-        wait_for_signal().await;
+        modmint_rest::program::told_to_end().await;
         tracing::info!("ending");
         stop.send_replace(true);
     });
@@ -835,22 +835,6 @@ async fn tick(pipeline: Arc<Pipeline>, mut chain: watch::Receiver<u64>) {
         {
             tracing::error!("looking at clock and chain has panicked");
         }
-    }
-}
-
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        tracing::error!("signals cannot be listened to");
-        std::future::pending::<()>().await;
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 

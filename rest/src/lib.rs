@@ -19,7 +19,7 @@ mod requests;
 mod server;
 
 pub use docs::Pages;
-pub use limits::{Address, BURST_SECONDS, Rate, bound_rate};
+pub use limits::{Address, BURST_SECONDS, Rate, bound_rate, network};
 pub use problem::{Body, Failure, PROBLEM_JSON, Parameters, Segments};
 pub use process::Process;
 pub use requests::{Requests, serve_metrics};

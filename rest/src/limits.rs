@@ -69,13 +69,14 @@ fn client(address: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
     let forwarded = headers.get_all("x-forwarded-for").iter().next_back()?;
     let last = forwarded.to_str().ok()?.rsplit(',').next()?;
     let named: IpAddr = last.trim().parse().ok()?;
-    Some(network(named.to_canonical()))
+    Some(network(named))
 }
 
-/// Whoever has one address of IPv6 has 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
+/// Whom an address counts as: itself, or its network of IPv6 (/64), since whoever has one
+/// address of that has 2^64 of them.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }

@@ -54,18 +54,49 @@ pub fn first_line(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     ))
 }
 
-/// Runs `what` on a multi-threaded tokio to its end; what still blocks then works for
-/// nobody, and has a few seconds.
+/// The threads of a daemon: half of the cores wait for sockets and clocks, since what
+/// computes for long does so on threads of its own; they are one on a machine of two,
+/// where a second only adds to the switching.
+pub fn threads() -> tokio::runtime::Builder {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.worker_threads(cores.div_ceil(2)).enable_all();
+    threads
+}
+
+/// Runs `what` on such threads to its end; what still blocks then works for nobody, and
+/// has a few seconds.
 ///
 /// # Errors
 /// Those of `what`; also where there is no tokio to be had.
-pub fn run<T>(what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+pub fn run<T>(
+    mut threads: tokio::runtime::Builder,
+    what: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let runtime = threads.build()?;
     let outcome = runtime.block_on(what);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
+}
+
+/// Waits until this process is told to end, by SIGTERM or from its terminal.
+pub async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(e) => {
+                tracing::error!("signals cannot be waited for: {e}");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
 }
 
 /// Ends the process now: with 0, or with 1 and the error on standard error.

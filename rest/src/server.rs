@@ -26,7 +26,7 @@ use hyper_util::{
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout, timeout_at},
 };
@@ -38,16 +38,19 @@ use tower_http::{
 use tracing::Instrument;
 
 use crate::{
-    limits::{Address, Rate, bound_rate},
+    limits::{Address, Rate, bound_rate, network},
     problem::Failure,
     requests::Requests,
 };
 
-/// Connections at a time; who comes later waits in the system's queue.
+/// Connections at a time; who comes later is hung up on.
 const MAX_CONNECTIONS: usize = 1024;
-/// Connections at a time from one address. This machine is exempt: a reverse
-/// proxy speaks for many.
-pub const MAX_CONNECTIONS_PER_ADDRESS: usize = 256;
+/// How many of them only this machine may have: whoever runs the program reaches it
+/// whatever strangers do.
+const KEPT_FOR_THIS_MACHINE: usize = 64;
+/// Connections at a time of one client: an address, or a network of IPv6 (/64). This
+/// machine is exempt: a reverse proxy speaks for many.
+pub const MAX_CONNECTIONS_PER_ADDRESS: usize = MAX_CONNECTIONS / 8;
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head, and of what is buffered of a connection.
@@ -73,14 +76,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Serves connections until `stopped` becomes true.
 pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let addresses = Arc::new(Addresses::default());
+    let places = Arc::new(Places::default());
     let mut connections = JoinSet::new();
     loop {
-        let permit = permits.clone().acquire_owned();
-        let accepted = async { (permit.await, listener.accept().await) };
-        let (permit, accepted) = tokio::select! {
-            next = accepted => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         while connections.try_join_next().is_some() {}
@@ -93,15 +93,15 @@ pub async fn serve(listener: TcpListener, router: Router, mut stopped: watch::Re
                 continue;
             }
         };
-        let (Ok(permit), Some(place)) = (permit, addresses.clone().enter(address)) else {
-            tracing::debug!(%address, "too many connections from one address");
+        let Some(place) = places.enter(address) else {
+            tracing::debug!(%address, "there is no place for another connection");
             continue;
         };
         connections.spawn(connection(
             stream,
             AddExtension::new(router.clone(), Address(address)),
             stopped.clone(),
-            (permit, place),
+            place,
         ));
     }
     drop(listener);
@@ -115,7 +115,7 @@ async fn connection(
     stream: TcpStream,
     router: AddExtension<Router, Address>,
     mut stopped: watch::Receiver<bool>,
-    _place: (OwnedSemaphorePermit, Place),
+    _place: Place,
 ) {
     // Answers are small and awaited.
     let _ = stream.set_nodelay(true);
@@ -135,39 +135,46 @@ async fn connection(
     let _ = timeout(LAST_REQUEST_TIMEOUT, connection).await;
 }
 
-/// How many connections each address has.
+/// How many connections each client has.
 #[derive(Default)]
-struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+struct Places(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection's place in the count.
+/// One connection's place.
 struct Place {
-    addresses: Arc<Addresses>,
-    address: IpAddr,
+    places: Arc<Places>,
+    client: IpAddr,
 }
 
-impl Addresses {
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Place> {
+impl Places {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let (client, of_its_own, of_all) = if address.is_loopback() {
+            (address, MAX_CONNECTIONS, MAX_CONNECTIONS)
+        } else {
+            let for_strangers = MAX_CONNECTIONS - KEPT_FOR_THIS_MACHINE;
+            (network(address), MAX_CONNECTIONS_PER_ADDRESS, for_strangers)
+        };
         let mut counts = self.0.lock();
-        let count = counts.entry(address).or_default();
-        if *count >= MAX_CONNECTIONS_PER_ADDRESS && !address.is_loopback() {
+        let own = counts.get(&client).copied().unwrap_or(0);
+        if own >= of_its_own || counts.values().sum::<usize>() >= of_all {
             return None;
         }
-        *count += 1;
+        counts.insert(client, own + 1);
         drop(counts);
         Some(Place {
-            addresses: self,
-            address,
+            places: Arc::clone(self),
+            client,
         })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.addresses.0.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
+        let mut counts = self.places.0.lock();
+        if let Some(count) = counts.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.address);
+                counts.remove(&self.client);
             }
         }
     }
@@ -326,4 +333,52 @@ fn is_harmless(id: &[u8]) -> bool {
 fn new_request_id() -> HeaderValue {
     let id = format!("{:016x}", rand::random::<u64>());
     HeaderValue::from_str(&id).expect("hexadecimal digits may stand in a header")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+
+    fn taken(places: &Arc<Places>, addresses: impl Iterator<Item = String>) -> Vec<Place> {
+        let addresses = addresses.map(|address| address.parse().unwrap());
+        addresses
+            .map_while(|address| places.enter(address))
+            .collect()
+    }
+
+    #[test]
+    fn addresses_of_one_network_share_the_places_of_one_client() {
+        let places = Arc::default();
+        let many = (1..10_000).map(|number| format!("2001:db8::{number:x}"));
+        let held = taken(&places, many);
+        assert_eq!(held.len(), MAX_CONNECTIONS_PER_ADDRESS);
+        assert!(places.enter("2001:db8:0:1::1".parse().unwrap()).is_some());
+        drop(held);
+        assert!(places.enter("2001:db8::1".parse().unwrap()).is_some());
+        assert!(places.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_few_clients_cannot_take_all_places_and_many_leave_some_to_this_machine() {
+        let places = Arc::default();
+        let of = |client| move |_| format!("192.0.2.{client}");
+        let held: Vec<_> = (0..4)
+            .map(|client| taken(&places, (0..2000).map(of(client))))
+            .collect();
+        let another: IpAddr = "198.51.100.7".parse().unwrap();
+        assert!(places.enter(another).is_some());
+        let many = (0..u16::MAX).map(|number| {
+            let [high, low] = number.to_be_bytes();
+            format!("10.0.{high}.{low}")
+        });
+        let all = taken(&places, many);
+        assert!(places.enter(another).is_none());
+        for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(places.enter(local.parse().unwrap()).is_some(), "{local}");
+        }
+        drop((held, all));
+        assert!(places.0.lock().is_empty());
+    }
 }

@@ -7,9 +7,55 @@ use crate::common::lightning::{
     SAT, World, balance, invoiced, killed_behind_each_write, last, memory_kib, preimage_fits,
 };
 use crate::common::until;
-use modmint::tour::{balanced, refused};
+use modmint::{
+    lightning::Gateway,
+    tour::{balanced, refused},
+};
 use modmint_core::sha256;
 use modmint_gateway::lightning::Invoice;
+
+/// All that a gateway has for certain, millisatoshi.
+async fn total(gateway: &Gateway) -> i64 {
+    let solvency = gateway.run(&["solvency"]).await.expect("it says");
+    assert_eq!(solvency["status"], "ok", "{solvency}");
+    let parts = ["onchain_msat", "lightning_msat", "ecash_msat"];
+    let parts = parts.map(|part| solvency[part].as_i64().expect("an amount"));
+    parts.iter().sum()
+}
+
+/// What a gateway has earned with what was paid in its newest lines, less what the
+/// federation asks it for each payment in: 1 sat for the contract.
+async fn earned(gateway: &Gateway, lines: usize) -> i64 {
+    let limit = lines.to_string();
+    let log = gateway.run(&["payments", "--limit", &limit]).await;
+    let log = log.expect("a log");
+    let lines = log["items"].as_array().expect("lines").iter();
+    let earned = lines.map(|line| {
+        let contract = match (&line["direction"], &line["state"]) {
+            (direction, state) if direction == "in" && state == "paid" => 1_000,
+            _ => 0,
+        };
+        line["earned_msat"].as_i64().expect("an amount") - contract
+    });
+    earned.sum()
+}
+
+/// Waits until a gateway has what it had and what it has earned since, to the millisatoshi,
+/// with so many lines more in its log.
+async fn exact(gateway: &Gateway, had: &mut i64, lines: usize) {
+    let before = *had;
+    let patience = Duration::from_secs(60);
+    let books = modmint::wait_for("the gateway to have what it earned", patience, || async {
+        let (has, earned) = (total(gateway).await, earned(gateway, lines).await);
+        anyhow::ensure!(
+            has == before + earned,
+            "it had {before} msat, has earned {earned}, and has {has}"
+        );
+        Ok(has)
+    });
+    *had = books.await.expect("nothing is lost");
+    println!("{} msat more, as it earned", *had - before);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_pay_are_paid_swap_and_have_their_money_back() {
@@ -20,6 +66,8 @@ async fn users_pay_are_paid_swap_and_have_their_money_back() {
         user,
         federation,
     } = &world;
+
+    let mut had = total(gateway).await;
 
     // Out.
     let before = balance(user).await;
@@ -32,6 +80,7 @@ async fn users_pay_are_paid_swap_and_have_their_money_back() {
     let cost = before - balance(user).await;
     // 1 sat and 3000 ppm are the gateway's, some are the federation's.
     assert!((20_061 * SAT..20_200 * SAT).contains(&cost), "{cost}");
+    exact(gateway, &mut had, 1).await;
 
     // In.
     let before = balance(user).await;
@@ -52,6 +101,7 @@ async fn users_pay_are_paid_swap_and_have_their_money_back() {
     println!("the payee has the money after {:?}", start.elapsed());
     let brought = balance(user).await - before;
     assert!((9_800 * SAT..10_000 * SAT).contains(&brought), "{brought}");
+    exact(gateway, &mut had, 1).await;
 
     // Another user, through the gateway alone.
     let other = federation.wallet("other").await;
@@ -83,8 +133,57 @@ async fn users_pay_are_paid_swap_and_have_their_money_back() {
         gateway.run(&["channel", "list"]).await.expect("channels"),
         channels
     );
+    exact(gateway, &mut had, 2).await;
 
-    // A payee that does not take it: the money comes back.
+    refunded(&world).await;
+    exact(gateway, &mut had, 1).await;
+
+    // One guardian is down, whatever is done.
+    federation.guardians[3].kill();
+    let invoice = peer.invoice(3_000 * SAT).await.expect("an invoice");
+    assert!(preimage_fits(&world.pay(&invoice).await, &invoice));
+    for payer_is_user in [false, true] {
+        let receiver = if payer_is_user { &other } else { user };
+        let (waiting, invoice) = invoiced(receiver, "3000sat").await;
+        match payer_is_user {
+            true => assert!(preimage_fits(&world.pay(&invoice).await, &invoice)),
+            false => drop(peer.pay(&invoice).await.expect("the peer pays")),
+        }
+        waiting
+            .end()
+            .await
+            .expect("it ends")
+            .succeeded()
+            .expect("it is there");
+    }
+    refunded(&world).await;
+    exact(gateway, &mut had, 5).await;
+    federation.start(3).expect("it starts");
+    federation.all_ready().await.expect("it is ready");
+
+    println!("the gateway has {} KiB of memory", memory_kib(gateway));
+    let summary = gateway.run(&["summary"]).await.expect("it says");
+    println!("{summary:#}");
+    assert_eq!(
+        (&summary["out"]["paid"], &summary["incoming"]["paid"]),
+        (&4.into(), &4.into())
+    );
+    until("guardians to have the same books", || async {
+        balanced(federation).await.is_ok()
+    })
+    .await;
+    gateway.stop().await.expect("it ends");
+    peer.stop().await;
+}
+
+/// A payee that does not take it: the money comes back.
+async fn refunded(world: &World) {
+    let World {
+        gateway,
+        peer,
+        user,
+        ..
+    } = world;
     peer.set_unwilling(true);
     let before = balance(user).await;
     let invoice = peer.invoice(7_000 * SAT).await.expect("an invoice");
@@ -97,37 +196,6 @@ async fn users_pay_are_paid_swap_and_have_their_money_back() {
     assert!(cost < 100 * SAT, "{cost}");
     assert_eq!(last(gateway).await["state"], "failed");
     peer.set_unwilling(false);
-
-    // One guardian is down.
-    federation.guardians[3].kill();
-    let invoice = peer.invoice(3_000 * SAT).await.expect("an invoice");
-    assert!(preimage_fits(&world.pay(&invoice).await, &invoice));
-    let (waiting, invoice) = invoiced(user, "3000sat").await;
-    peer.pay(&invoice).await.expect("the peer pays");
-    waiting
-        .end()
-        .await
-        .expect("it ends")
-        .succeeded()
-        .expect("it is there");
-    federation.start(3).expect("it starts");
-    federation.all_ready().await.expect("it is ready");
-
-    let solvency = gateway.run(&["solvency"]).await.expect("it says");
-    assert_eq!(solvency["status"], "ok", "{solvency}");
-    println!("the gateway has {} KiB of memory", memory_kib(gateway));
-    let summary = gateway.run(&["summary"]).await.expect("it says");
-    println!("{summary:#}");
-    assert_eq!(
-        (&summary["out"]["paid"], &summary["incoming"]["paid"]),
-        (&3.into(), &3.into())
-    );
-    until("guardians to have the same books", || async {
-        balanced(federation).await.is_ok()
-    })
-    .await;
-    gateway.stop().await.expect("it ends");
-    peer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,6 +207,8 @@ async fn a_gateway_that_is_killed_goes_on_and_pays_nothing_twice() {
         user,
         federation,
     } = &world;
+
+    let mut had = total(gateway).await;
 
     // While the payee holds the payment.
     peer.set_slow(true);
@@ -207,8 +277,8 @@ async fn a_gateway_that_is_killed_goes_on_and_pays_nothing_twice() {
     println!("being paid, killed behind {times} writes");
     assert!(times >= 5);
 
-    let solvency = gateway.run(&["solvency"]).await.expect("it says");
-    assert_eq!(solvency["status"], "ok", "{solvency}");
+    // Whenever it was killed.
+    exact(gateway, &mut had, 1000).await;
     until("guardians to have the same books", || async {
         balanced(federation).await.is_ok()
     })

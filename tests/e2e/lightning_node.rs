@@ -132,6 +132,7 @@ async fn two_nodes_pay_hold_settle_and_give_back_through_restarts() {
     println!("an HTLC can be settled for {left} blocks");
     assert!(left >= 3, "{left}");
     assert_eq!(next(&payee).await, held, "told again");
+    assert!(payee.has_event(), "until it is handled");
     assert_eq!(payer.pay(&pay(invoice, 200)).await, Err(PayError::Known));
     assert_eq!(payer.sent(hash(1)), Some(Sent::Pending));
     assert_eq!(payee.received(hash(1)), Some(Received::Pending));

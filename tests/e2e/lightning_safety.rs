@@ -26,8 +26,8 @@ use modmint_core::{
     tagged_hash,
 };
 use modmint_crypto::{secp, tpe};
-use modmint_gateway::journal::CRASH_VARIABLE;
-use modmint_ln::{CIPHERTEXT, ContractInput, KEY, Offer};
+use modmint_gateway::{gateway::TIMELOCK_MARGIN, journal::CRASH_VARIABLE};
+use modmint_ln::{CIPHERTEXT, CLAIM_MARGIN_BLOCKS, ContractInput, KEY, Offer};
 use modmint_sdk::to_hex;
 use serde_json::{Value, json};
 
@@ -83,6 +83,54 @@ async fn junk_offer(federation: &Federation, preimage: Hash32, amount: u64) -> O
     offer
 }
 
+/// Anybody can see contracts: who is not the payer has none of them cancelled, or paid for
+/// another invoice.
+async fn a_stranger_says_nothing_of_a_contract(world: &World, id: &str) {
+    let World {
+        gateway,
+        peer,
+        user,
+        federation,
+    } = world;
+    peer.set_slow(true);
+    let invoice = peer.invoice(6_000 * SAT).await.expect("an invoice");
+    let paying = user.begin(&["ln", "pay", &invoice], &[]);
+    until("the payment to be under way", || async {
+        last(gateway).await["state"] == "pending"
+    })
+    .await;
+    let open = federation.guardians[0].query("ln", "contracts").await;
+    let open = open.expect("it answers");
+    let [contract] = &open.as_array().expect("a list")[..] else {
+        panic!("one is open: {open}");
+    };
+    let http = reqwest::Client::builder().no_proxy().build();
+    let http = http.expect("a client");
+    let other = peer.invoice(6_000 * SAT).await.expect("an invoice");
+    for (invoice, code) in [(&other, "wrong-hash"), (&invoice, "bad-signature")] {
+        let request = json!({
+            "invoice": invoice,
+            "contract": contract["id"],
+            "signature": to_hex(&[7; 64]),
+        });
+        let url = format!("{}/v1/federations/{id}/payments", gateway.api_url());
+        let answer = http.post(url).json(&request).send().await;
+        let answer = answer.expect("it answers");
+        assert_eq!(answer.status(), 422);
+        let answer: Value = answer.json().await.expect("JSON");
+        assert_eq!(answer["code"], code, "{answer}");
+    }
+    let still = federation.guardians[0].query("ln", "contracts").await;
+    assert_eq!(still.expect("it answers"), open);
+    peer.set_slow(false);
+    peer.settle(&invoice).await.expect("it settles");
+    let paid = paying.expect("it begins").end().await.expect("it ends");
+    assert!(preimage_fits(
+        &paid.succeeded().expect("it is paid"),
+        &invoice
+    ));
+}
+
 /// A second federation on the same chain, of one guardian, and a user of it.
 async fn another_federation(world: &World, folder: &Path) -> (Federation, Wallet) {
     let bitcoind = world.federation.bitcoind.clone();
@@ -130,6 +178,8 @@ async fn money_comes_back_whatever_the_gateway_meets() {
     peer.set_unwilling(false);
     assert!(pays_in_vain(&world, &invoice).await < FEES);
     assert!(!peer.is_paid(&invoice));
+
+    a_stranger_says_nothing_of_a_contract(&world, &id_text).await;
 
     // A receiver sells junk: the payer has the money back, and so has the gateway.
     let before = ecash(gateway, &id_text).await.expect("it says");
@@ -205,7 +255,7 @@ async fn what_is_held_for_too_long_is_not_bought(world: &World) {
     } = world;
     let id = federation_id(&federation.guardians[0]).await.to_string();
     let (waiting, invoice) = invoiced(user, "5000sat").await;
-    drop(waiting);
+    waiting.kill().await.expect("it ends");
     let before = ecash(gateway, &id).await.expect("it says");
     for guardian in &federation.guardians {
         guardian.kill();
@@ -252,9 +302,9 @@ async fn a_federation_that_stood_still_sells_its_gateway_nothing() {
     } = &world;
     let id = federation_id(&federation.guardians[0]).await.to_string();
     let (waiting, invoice) = invoiced(user, "5000sat").await;
-    drop(waiting);
+    waiting.kill().await.expect("it ends");
     let (waiting, other) = invoiced(user, "5000sat").await;
-    drop(waiting);
+    waiting.kill().await.expect("it ends");
     // A purchase, so that the gateway's wallet has heard of the federation just now and
     // hands in the next one: for ten seconds it does not ask again.
     tokio::time::sleep(Duration::from_secs(11)).await;
@@ -399,6 +449,9 @@ async fn the_operator_leaves_nothing_by_mistake(world: &World, id: &str) {
     .await;
     let solvency = gateway.run(&["solvency"]).await.expect("it says");
     assert_eq!(solvency["status"], "ok", "{solvency}");
+    let books = solvency["federations"].as_array().expect("a book for each");
+    let book = books.iter().find(|book| book["id"] == id).expect("one");
+    assert_eq!(book["missing_msat"], 0, "{solvency}");
 
     // Users hear of other fees.
     let terms = ["federation", "terms", id, "--pay-base", "7777"];
@@ -491,8 +544,11 @@ async fn a_gateway_that_dies_keeps_nothing(world: &World) {
         !gateway.is_running()
     })
     .await;
-    // A wallet adds twelve blocks, and the tip may be ahead of what is agreed.
-    let blocks = TIMELOCK + 12 + 2 + federation.plan.finality_depth;
+    // The gateway wants its margin, a wallet adds twelve blocks, and the tip may be ahead
+    // of what is agreed.
+    const { assert!(CLAIM_MARGIN_BLOCKS == TIMELOCK_MARGIN) };
+    let lasts = TIMELOCK + TIMELOCK_MARGIN + 12;
+    let blocks = lasts + 2 + federation.plan.finality_depth;
     federation.bitcoind.mine(blocks).await.expect("blocks");
     let outcome = paying.end().await.expect("it ends");
     assert_eq!(refused(outcome).expect("it fails"), "payment-failed");

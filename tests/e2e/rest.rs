@@ -1,16 +1,24 @@
 //! Whatever anybody sends to a guardian's ports, it answers with a problem and
 //! lives.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::common::shared;
+use crate::common::{shared, until};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 
 /// What stands in a path's place of a parameter.
@@ -206,7 +214,7 @@ async fn oversized_requests_to_every_route_are_refused() {
 #[tokio::test]
 async fn hostile_bytes_on_the_guardians_port_stop_nobody() {
     let federation = shared().await;
-    let victim = &federation.guardians[2];
+    let victim = &federation.guardians[3];
     let address = &victim.config.p2p_address;
     let mut random = StdRng::seed_from_u64(7);
     let mut noise = vec![0; 1 << 20];
@@ -234,19 +242,59 @@ async fn hostile_bytes_on_the_guardians_port_stop_nobody() {
             bytes.len()
         );
     }
-    // Many that say nothing must not keep anybody else out.
-    let mut silent = Vec::new();
-    for _ in 0..300 {
-        silent.extend(TcpStream::connect(address).await);
-    }
     victim.ready().await.expect("the guardian lives");
-    let other = &federation.guardians[3];
-    other.kill();
-    federation.start(3).expect("it starts");
-    other
-        .ready()
-        .await
-        .expect("a guardian that comes back gets its connection");
-    drop(silent);
+    federation.same_state_root().await.expect("all go on");
+}
+
+/// Strangers from many addresses that connect, say nothing, and come again when they are
+/// hung up on, which is counted, until the set is dropped.
+fn besiege(to: SocketAddr, hung_up: &Arc<AtomicUsize>) -> JoinSet<()> {
+    let mut strangers = JoinSet::new();
+    for number in 0..300_u16 {
+        let [high, low] = number.to_be_bytes();
+        let from = SocketAddr::from(([127, 254, high, low], 0));
+        let hung_up = Arc::clone(hung_up);
+        strangers.spawn(async move {
+            loop {
+                let socket = TcpSocket::new_v4().expect("a socket");
+                socket
+                    .bind(from)
+                    .expect("all of 127.0.0.0/8 is this machine");
+                if let Ok(mut stream) = socket.connect(to).await {
+                    let _ = stream.read_u8().await;
+                    hung_up.fetch_add(1, Ordering::Relaxed);
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+    strangers
+}
+
+#[tokio::test]
+async fn strangers_that_say_nothing_keep_no_guardian_out_that_comes_back() {
+    let federation = shared().await;
+    // The one with the lower index dials, so it is the other's port that matters.
+    let (back, besieged) = (&federation.guardians[2], &federation.guardians[3]);
+    let reaches = || async {
+        let status = besieged.status().await.expect("it answers");
+        status.peers[2].connected
+    };
+    let address = besieged.config.p2p_address.parse().expect("an address");
+    let hung_up = Arc::default();
+    let _strangers = besiege(address, &hung_up);
+    until("all places to be taken", || async {
+        hung_up.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    back.kill();
+    until("the besieged guardian to miss it", || async {
+        !reaches().await
+    })
+    .await;
+    federation.start(2).expect("it starts");
+    until("the besieged guardian to have it back", reaches).await;
+    back.ready().await.expect("it is ready");
+    besieged.ready().await.expect("the besieged guardian lives");
     federation.same_state_root().await.expect("all go on");
 }

@@ -51,7 +51,7 @@ pub struct Setup {
     pub keys: Keys,
     /// Of a federation that is joined without any.
     pub default_terms: Terms,
-    /// A contract that is to be paid must not be refunded for so many blocks.
+    /// For so many blocks a payment over Lightning may be under way.
     pub minimum_timelock_blocks: u32,
     /// Requests a second that one client may make in the long run; 0 for any number.
     pub requests_per_second: u32,
@@ -100,8 +100,19 @@ impl Api {
             )];
         }
         let ending = (*self.ending.borrow()).then(|| "the gateway is ending".to_owned());
+        let mut federations = check("federations", Vec::new());
+        federations.required = false;
+        for book in self.gateway.ledger().last().federations {
+            if let Some(problem) = book.problem {
+                federations.ok = false;
+                federations
+                    .problems
+                    .push(format!("nothing new is begun in {}: {problem}", book.id));
+            }
+        }
         vec![
             check("solvency", halted.into_iter().collect()),
+            federations,
             check("ending", ending.into_iter().collect()),
             channels,
         ]

@@ -15,7 +15,10 @@ use super::{
     unprocessable,
 };
 use crate::{
-    federations::BeginError, gateway::InvoiceOrder, journal::OutgoingState, lightning::Invoice,
+    federations::BeginError,
+    gateway::{InvoiceOrder, TIMELOCK_MARGIN},
+    journal::OutgoingState,
+    lightning::Invoice,
 };
 
 pub(super) fn reading() -> OpenApiRouter<Api> {
@@ -61,13 +64,14 @@ async fn routing(
         pay_parts_per_million: terms.pay_parts_per_million,
         receive_base_msat: terms.receive_base_msat,
         receive_parts_per_million: terms.receive_parts_per_million,
-        minimum_timelock_blocks: api.minimum_timelock_blocks,
+        minimum_timelock_blocks: api.minimum_timelock_blocks.saturating_add(TIMELOCK_MARGIN),
         maximum_invoice_msat: terms.maximum_invoice_msat,
     }))
 }
 
 /// Has an invoice paid for which there is an outgoing contract. Asking again for the
-/// same contract changes nothing; what comes of it is in the federation.
+/// same changes nothing; what comes of it is in the federation. What does not fit the
+/// contract, or is not signed by its payer, is refused, and the contract stays.
 #[utoipa::path(post, path = "/v1/federations/{id}/payments",
     params(("id" = FederationId, Path)),
     request_body = PaymentRequest,
@@ -75,7 +79,7 @@ async fn routing(
         (status = 202, body = PaymentResponse),
         (status = 400, description = "`bad-invoice`", body = Problem),
         (status = 404, description = "`unknown-federation`", body = Problem),
-        (status = 422, description = "what the module refuses", body = Problem),
+        (status = 422, description = "what the module refuses, as `wrong-hash`, `bad-signature`", body = Problem),
         (status = 503, description = "`federation-unreachable`, `too-many-payments`", body = Problem),
     ))]
 async fn pay(
@@ -86,13 +90,9 @@ async fn pay(
     let membership = api.served(&id)?;
     let invoice = Invoice::parse(&request.invoice)
         .map_err(|reason| Failure::malformed("bad-invoice", reason))?;
-    let begun = api.federations.pay(
-        &id,
-        request.contract,
-        &request.invoice,
-        &invoice,
-        &membership.terms,
-    );
+    let begun = api
+        .federations
+        .pay(&id, &request, &invoice, &membership.terms);
     let later =
         |code, told: &str| Failure::later(StatusCode::SERVICE_UNAVAILABLE, code, told).into();
     let view = match begun.await? {
@@ -114,7 +114,9 @@ async fn pay(
         .outgoing(payment_hash)?
         .filter(|row| row.contract == request.contract);
     let (state, preimage, reason) = match row.map(|row| row.state) {
-        Some(OutgoingState::Paid { preimage, .. }) => ("paid", Some(preimage), None),
+        Some(OutgoingState::Paid { preimage, .. } | OutgoingState::Lost { preimage, .. }) => {
+            ("paid", Some(preimage), None)
+        }
         Some(OutgoingState::Failed { reason, .. }) => ("failed", None, Some(reason)),
         _ if view.status == OperationStatus::Failed => {
             ("failed", None, view.error.map(|refusal| refusal.message))

@@ -47,6 +47,8 @@ pub struct PaymentRequest {
     pub invoice: String,
     /// The outgoing contract's id.
     pub contract: Hash32,
+    /// Its payer's, over both, as the module makes it, hexadecimal.
+    pub signature: HexBytes,
 }
 
 /// How paying stands.
@@ -119,8 +121,8 @@ pub struct MembershipResponse {
     pub name: String,
     /// Whether it is served; false once it was left.
     pub active: bool,
-    /// E-cash that can be spent.
-    pub balance_msat: u64,
+    /// E-cash that can be spent; none if the federation's module does not say.
+    pub balance_msat: Option<u64>,
     /// What would be lost with the federation: e-cash and payments under way for it.
     pub exposure_msat: u64,
     /// The key that its contracts name the gateway by.
@@ -207,8 +209,8 @@ pub struct FederationBalance {
     pub id: FederationId,
     /// Its name.
     pub name: String,
-    /// What can be spent.
-    pub balance_msat: u64,
+    /// What can be spent; none if the federation's module does not say.
+    pub balance_msat: Option<u64>,
 }
 
 /// An address, on chain.
@@ -287,7 +289,7 @@ pub struct LoggedPayment {
     pub federation: FederationId,
     /// The payment's hash.
     pub payment_hash: Hash32,
-    /// `pending`, `paid`, `failed` or `lost`.
+    /// `pending`, `paid`, `failed` or `lost`: given, and not had back.
     pub state: String,
     /// Whether it went through this gateway alone.
     pub swap: bool,

@@ -191,11 +191,10 @@ fn init(args: InitArgs) -> anyhow::Result<()> {
     };
     let data_dir = DataDir::new(args.data_dir.data_dir);
     let given = words.is_some();
-    let made = program::run(daemon::init(
-        &data_dir,
-        &config,
-        words.as_ref().map(|words| words.trim()),
-    ))?;
+    let made = program::run(
+        program::threads(),
+        daemon::init(&data_dir, &config, words.as_ref().map(|words| words.trim())),
+    )?;
     eprintln!(
         "The gateway's folder is made. Its key for everything is in {}.",
         data_dir.admin_key().display()
@@ -222,9 +221,12 @@ fn serve(args: RunArgs) -> anyhow::Result<()> {
             "give --bitcoind-cookie FILE, or --bitcoind-user NAME with --bitcoind-password-file FILE"
         ),
     };
-    program::run(daemon::run(RunSetup {
-        data_dir: DataDir::new(args.data_dir.data_dir),
-        bitcoind,
-        metrics_listen: args.metrics_listen,
-    }))
+    program::run(
+        program::threads(),
+        daemon::run(RunSetup {
+            data_dir: DataDir::new(args.data_dir.data_dir),
+            bitcoind,
+            metrics_listen: args.metrics_listen,
+        }),
+    )
 }

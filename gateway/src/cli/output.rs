@@ -315,10 +315,26 @@ pub fn solvency(answer: &Value) -> String {
         row("the most there was", "highest_msat"),
         row("missing", "missing_msat"),
     ];
+    let federations: Vec<_> = items(&answer["federations"])
+        .iter()
+        .map(|book| {
+            vec![
+                short(&book["id"]),
+                text(&book["status"]),
+                msat(&book["ecash_msat"]),
+                msat(&book["missing_msat"]),
+                text(&book["problem"]),
+            ]
+        })
+        .collect();
     format!(
-        "{}\n{}",
+        "{}\n{}{}",
         text(&answer["status"]),
-        table(&["", ""], &rows).trim_start()
+        table(&["", ""], &rows).trim_start(),
+        table(
+            &["federation", "", "e-cash", "missing", "problem"],
+            &federations
+        )
     )
 }
 

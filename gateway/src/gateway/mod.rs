@@ -28,7 +28,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use crate::{
     federations::Federations,
     journal::{Incoming, IncomingState, Journal, OutgoingState},
-    ledger::Ledger,
+    ledger::{Held, Ledger},
     lightning::{LightningNode, NodeEvent, Received},
     now,
 };
@@ -43,8 +43,15 @@ pub const PAYMENT_FAILED: &str = "payment-failed";
 pub const CLAIM_MARGIN: u32 = 2;
 /// So many blocks a payment through this gateway alone must leave its payer's contract.
 pub const SWAP_MARGIN: u32 = 10;
-/// So many blocks behind its last height an HTLC has been resolved on chain.
-const RESOLVED_BLOCKS: u32 = 12;
+/// So many blocks before a contract may be refunded the last HTLC that pays for it ends:
+/// what the node's library wants between what a node is paid by and what it pays (LDK's
+/// `MIN_CLTV_EXPIRY_DELTA`). The module counts with the same number and says where each
+/// block of it comes from. Wallets are asked for contracts that last for so much more than
+/// a payment over Lightning may take.
+pub const TIMELOCK_MARGIN: u32 = 48;
+/// So many blocks behind its last height an HTLC has been resolved on chain: the library
+/// reckons with 45, and behind these the payer may have the contract back in any case.
+const RESOLVED_BLOCKS: u32 = TIMELOCK_MARGIN;
 /// Pauses between tries: first, and at most.
 const RETRY: (Duration, Duration) = match cfg!(test) {
     false => (Duration::from_millis(200), Duration::from_secs(30)),
@@ -54,6 +61,11 @@ const RETRY: (Duration, Duration) = match cfg!(test) {
 const LOOK: Duration = match cfg!(test) {
     false => Duration::from_secs(1),
     true => Duration::from_millis(10),
+};
+/// So long after a start the node's library has told its wrapper what it had to tell.
+const QUIET: Duration = match cfg!(test) {
+    false => Duration::from_secs(2),
+    true => Duration::ZERO,
 };
 /// How often it is looked what is unfinished.
 const LOOK_AFTER: Duration = match cfg!(test) {
@@ -196,11 +208,15 @@ impl Gateway {
                 fee_msat,
             } => {
                 if journal.outgoing(*payment_hash)?.is_some() {
-                    let paid = OutgoingState::Paid {
-                        preimage: *preimage,
-                        fee_msat: *fee_msat,
-                    };
-                    journal.update_outgoing(*payment_hash, paid)?;
+                    let row = journal.pay_outgoing(*payment_hash, *preimage, *fee_msat)?;
+                    if let OutgoingState::Lost { .. } = row.state {
+                        tracing::error!(
+                            %payment_hash, federation = %row.federation, contract = %row.contract,
+                            msat = row.amount_msat.saturating_add(*fee_msat),
+                            "what had failed has arrived: it was paid, and its payer has been told to take the money back"
+                        );
+                        self.0.over.notify_one();
+                    }
                 } else {
                     tracing::warn!(%payment_hash, "the node paid what this gateway did not ask for");
                 }
@@ -210,11 +226,10 @@ impl Gateway {
                 reason,
             } => {
                 if journal.outgoing(*payment_hash)?.is_some() {
-                    let failed = OutgoingState::Failed {
-                        reason: reason.clone(),
-                        unsent: false,
-                    };
-                    journal.update_outgoing(*payment_hash, failed)?;
+                    let row = journal.fail_outgoing(*payment_hash, reason)?;
+                    if row.state == OutgoingState::Again {
+                        tracing::warn!(%payment_hash, "a try failed, and it is not known which: {reason}");
+                    }
                 }
             }
             NodeEvent::Other(text) => tracing::info!("the Lightning node: {text}"),
@@ -290,11 +305,14 @@ impl Gateway {
     /// Counts what there is; see [`Ledger::check`].
     ///
     /// # Errors
-    /// The disk fails, or the wallet cannot say what it holds.
+    /// The disk fails.
     pub async fn check_ledger(&self) -> anyhow::Result<()> {
-        let held = self.0.federations.ecash_msat().await?;
-        let node = self.0.node.balance();
-        self.0.ledger.check(&self.0.journal, &node, held)?;
+        let held = Held {
+            before: self.0.journal.books()?,
+            ecash: self.0.federations.ecash_msat().await,
+            node: self.0.node.balance(),
+        };
+        self.0.ledger.check(&self.0.journal, held)?;
         Ok(())
     }
 

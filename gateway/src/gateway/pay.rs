@@ -9,7 +9,7 @@ use std::time::Instant;
 use modmint_core::{FederationId, Hash32, Refusal};
 use serde::{Deserialize, Serialize};
 
-use super::{Gateway, PAYMENT_FAILED, RESOLVED_BLOCKS, RETRY, SWAP_MARGIN, surviving};
+use super::{Gateway, PAYMENT_FAILED, QUIET, RESOLVED_BLOCKS, RETRY, SWAP_MARGIN, surviving};
 use crate::{
     journal::{Incoming, IncomingState, Outgoing, OutgoingState},
     lightning::{Invoice, PayError, PayOrder, Sent},
@@ -96,12 +96,16 @@ impl Gateway {
             },
         };
         let row = match row.state {
-            OutgoingState::Started { .. } => self.send(hash, row).await?,
+            OutgoingState::Started { .. } | OutgoingState::Again => self.send(hash, row).await?,
             OutgoingState::Swap => self.swap(hash, row).await?,
             _ => row,
         };
         match row.state {
-            OutgoingState::Paid { preimage, fee_msat } => Ok(Ok(PayAnswer { preimage, fee_msat })),
+            // Of what is as good as lost the contract may still be there.
+            OutgoingState::Paid { preimage, fee_msat }
+            | OutgoingState::Lost { preimage, fee_msat } => {
+                Ok(Ok(PayAnswer { preimage, fee_msat }))
+            }
             OutgoingState::Failed { reason, .. } => Ok(Err(failed(reason))),
             state => anyhow::bail!("a payment is not over: {state:?}"),
         }
@@ -118,7 +122,7 @@ impl Gateway {
         let (journal, node) = (&self.0.journal, &self.0.node);
         let hash = request.payment_hash;
         let refuse = |message: String| Ok(Err(failed(message)));
-        if let Some(reason) = self.0.ledger.halted(journal)? {
+        if let Some(reason) = self.0.ledger.halted_in(journal, &federation)? {
             return refuse(reason);
         }
         let invoice = match Invoice::parse(&request.invoice) {
@@ -155,7 +159,14 @@ impl Gateway {
         }
         let _one = self.0.beginning.lock().await;
         let worst = amount_msat.saturating_add(request.maximum_fee_msat);
-        let exposure = self.exposure_msat(&federation).await?;
+        let exposure = match self.exposure_msat(&federation).await {
+            Ok(exposure) => exposure,
+            Err(e) => {
+                return refuse(format!(
+                    "what this gateway has in this federation cannot be counted: {e:#}"
+                ));
+            }
+        };
         if exposure.saturating_add(worst) > terms.maximum_exposure_msat {
             return refuse(format!(
                 "this gateway holds {exposure} msat of this federation's e-cash, and at most {} msat",
@@ -247,10 +258,16 @@ impl Gateway {
         // When the node is asked; never again once it has taken the payment.
         let mut ask_at = Some(Instant::now());
         let mut pause = RETRY.0;
+        let quiet = Instant::now() + QUIET;
         while !row.is_over() {
-            let OutgoingState::Started { uncertain } = row.state else {
-                anyhow::bail!("a payment is not the node's: {:?}", row.state);
+            let uncertain = match row.state {
+                OutgoingState::Started { uncertain } => uncertain,
+                OutgoingState::Again => true,
+                ref state => anyhow::bail!("a payment is not the node's: {state:?}"),
             };
+            // What became of it in a former life is in the journal by then.
+            let told = Instant::now() >= quiet && !node.has_event();
+            let resolved = row.latest_height.saturating_add(RESOLVED_BLOCKS);
             let over = match node.sent(hash) {
                 Some(Sent::Paid { preimage, fee_msat }) => {
                     Some(OutgoingState::Paid { preimage, fee_msat })
@@ -259,19 +276,24 @@ impl Gateway {
                     reason: "the payment found no way".into(),
                     unsent: false,
                 }),
+                // Whatever the node's record says: a crash may have come between that and
+                // the library's own, which sent nothing then and tells nothing.
+                _ if told && node.info().height > resolved => Some(OutgoingState::Failed {
+                    reason: "whatever was sent has timed out".into(),
+                    unsent: false,
+                }),
                 Some(Sent::Pending) => None,
-                None | Some(Sent::Failed)
-                    if uncertain
-                        && node.info().height
-                            > row.latest_height.saturating_add(RESOLVED_BLOCKS) =>
-                {
-                    Some(OutgoingState::Failed {
-                        reason: "whatever was sent has timed out".into(),
-                        unsent: false,
-                    })
-                }
                 None | Some(Sent::Failed) if ask_at.is_none_or(|at| Instant::now() < at) => None,
+                None | Some(Sent::Failed) if uncertain && !told => None,
                 None | Some(Sent::Failed) => {
+                    let before = row.state.clone();
+                    if uncertain {
+                        // Behind this no failure that the node tells of ends it.
+                        row = journal.update_outgoing(hash, OutgoingState::Again)?;
+                        if row.is_over() {
+                            break;
+                        }
+                    }
                     let order = PayOrder {
                         invoice: row.invoice.clone(),
                         maximum_fee_msat: row.maximum_fee_msat,
@@ -279,9 +301,9 @@ impl Gateway {
                     };
                     ask_at = None;
                     match node.pay(&order).await {
-                        // The node took it as new, so nothing was under way before.
-                        Ok(()) => Some(OutgoingState::Started { uncertain: false }),
-                        Err(PayError::Known) => None,
+                        Ok(()) => None,
+                        // What there was before is all there is.
+                        Err(PayError::Known) => uncertain.then_some(before),
                         // The row was there before the node knew of the hash, and the node
                         // has not taken it: nothing ever left, and no event will come.
                         Err(PayError::NotSent(reason)) if !uncertain => {
@@ -296,13 +318,13 @@ impl Gateway {
                             // can be asked as often as there is time.
                             ask_at = Some(Instant::now() + pause);
                             pause = (pause * 2).min(RETRY.1);
-                            None
+                            Some(before)
                         }
                         Err(PayError::Trouble(reason)) => {
                             tracing::error!(%hash, "perhaps sent: {reason}");
                             // What the next try says proves nothing then.
                             ask_at = Some(Instant::now() + RETRY.1);
-                            Some(OutgoingState::Started { uncertain: true })
+                            (!uncertain).then_some(OutgoingState::Started { uncertain: true })
                         }
                     }
                 }
@@ -358,6 +380,14 @@ impl Gateway {
     /// The disk fails, or the wallet cannot say what it holds.
     pub async fn exposure_msat(&self, federation: &FederationId) -> anyhow::Result<u64> {
         let ecash = self.0.federations.balance_msat(federation).await?;
+        self.exposure_with(federation, ecash)
+    }
+
+    /// The same, where the wallet has so much e-cash of the federation.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn exposure_with(&self, federation: &FederationId, ecash: u64) -> anyhow::Result<u64> {
         let under_way = self.0.journal.unfinished_outgoing()?;
         let under_way = under_way
             .iter()

@@ -21,6 +21,11 @@ const EXPIRY_SECONDS: (u32, u32) = (60, 24 * 3600);
 const MAX_DESCRIPTION_BYTES: usize = 639;
 /// So many invoices wait to be paid at most.
 const MOST_WAITING: usize = if cfg!(test) { 50 } else { 20_000 };
+/// From so many on a new invoice lives for [`CROWDED_SECONDS`] at most, whatever was asked
+/// for: at two a second, which is what one client may ask for unless the operator says
+/// otherwise, it holds 1200 places then, and never all of them.
+const CROWDED: usize = MOST_WAITING / 2;
+const CROWDED_SECONDS: u32 = 600;
 /// The longest offer, bytes.
 const MAX_OFFER_BYTES: usize = 8 << 10;
 
@@ -83,11 +88,11 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`InvoiceError`].
-    pub async fn invoice(&self, order: InvoiceOrder) -> Result<String, InvoiceError> {
+    pub async fn invoice(&self, mut order: InvoiceOrder) -> Result<String, InvoiceError> {
         let journal = &self.0.journal;
         let hash = order.payment_hash;
         let _one = self.lock(hash).await;
-        if let Some(reason) = self.0.ledger.halted(journal)? {
+        if let Some(reason) = self.0.ledger.halted_in(journal, &order.federation)? {
             let refusal = Refusal::new("gateway-halted", reason);
             return Err(InvoiceError::Unavailable(refusal));
         }
@@ -114,7 +119,11 @@ impl Gateway {
                 true => self.make(&order).await,
             };
         }
-        if journal.waiting(MOST_WAITING)? == MOST_WAITING {
+        let waiting = journal.waiting(now(), MOST_WAITING)?;
+        if waiting >= CROWDED {
+            order.expiry_seconds = order.expiry_seconds.min(CROWDED_SECONDS);
+        }
+        if waiting == MOST_WAITING {
             return Err(InvoiceError::Unavailable(Refusal::new(
                 "too-many-invoices",
                 format!(
@@ -337,7 +346,7 @@ impl Gateway {
                 );
                 return self.refuse(hash, reason).await;
             }
-            if let Some(reason) = self.0.ledger.halted(journal)? {
+            if let Some(reason) = self.0.ledger.halted_in(journal, &row.federation)? {
                 return self.refuse(hash, reason).await;
             }
             match federations.begin_receive(&order).await {

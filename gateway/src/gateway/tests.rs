@@ -50,6 +50,8 @@ struct FakeFederations {
     /// What the gateway wanted to keep of each.
     fees: Mutex<HashMap<Hash32, Amount>>,
     balances: Mutex<HashMap<FederationId, u64>>,
+    /// Whose module traps.
+    traps: Mutex<HashSet<FederationId>>,
     /// Refuses to begin.
     refuses: Mutex<bool>,
     /// Begins, and then the offer is junk.
@@ -61,11 +63,16 @@ struct FakeFederations {
 #[async_trait]
 impl Federations for FakeFederations {
     async fn balance_msat(&self, federation: &FederationId) -> anyhow::Result<u64> {
+        anyhow::ensure!(!self.traps.lock().contains(federation), "it traps");
         Ok(self.balances.lock().get(federation).copied().unwrap_or(0))
     }
 
-    async fn ecash_msat(&self) -> anyhow::Result<u64> {
-        Ok(self.balances.lock().values().sum())
+    async fn ecash_msat(&self) -> Vec<(FederationId, anyhow::Result<u64>)> {
+        let mut all = Vec::new();
+        for federation in [PAYER, PAYEE] {
+            all.push((federation, self.balance_msat(&federation).await));
+        }
+        all
     }
 
     async fn has_begun(&self, order: &ReceiveOrder) -> anyhow::Result<bool> {
@@ -357,11 +364,13 @@ fn what_is_missing_after_a_payment_is_seen_then_and_halts_the_gateway() {
         patience_seconds: 0,
         ..Thresholds::default()
     };
-    // What the contracts of payments bring counts already, 1000 msat of fee each.
-    let holds = |msat| world.federations.balances.lock().insert(PAYEE, msat);
+    // Satoshi; each payment takes 100 and some of them, and its contract owes as much.
+    let holds = |sat| world.node.state.lock().lightning_sat = sat;
+    holds(1_000);
     world.life(async |gateway| {
-        until(|| world.journal.mark().unwrap().highest_msat == 5 * AMOUNT).await;
-        for (n, left, status) in [(1, 374_000, "warning"), (2, 200_000, "halted")] {
+        let counted = || world.journal.book(None).unwrap().highest_msat == Some(1_000_000);
+        until(counted).await;
+        for (n, left, status) in [(1, 850, "warning"), (2, 600, "halted")] {
             world.fate(n, Fate::Arrives(preimage(n)));
             holds(left);
             gateway.pay(PAYER, request(n)).await.unwrap();
@@ -369,6 +378,54 @@ fn what_is_missing_after_a_payment_is_seen_then_and_halts_the_gateway() {
         }
         gateway.pay(PAYER, request(3)).await.unwrap_err();
         assert!(gateway.invoice(order(4)).await.is_err());
+    });
+}
+
+#[test]
+fn a_federation_that_misses_e_cash_or_traps_is_served_no_more_and_others_are() {
+    let mut world = World::new();
+    world.thresholds = Thresholds {
+        grace_msat: 0,
+        patience_seconds: 0,
+        ..Thresholds::default()
+    };
+    let holds = |msat| world.federations.balances.lock().insert(PAYEE, msat);
+    world.life(async |gateway| {
+        let status = async || {
+            gateway.check_ledger().await.unwrap();
+            let books = gateway.ledger().last().federations;
+            let of = |id| {
+                let mut all = books.iter();
+                all.find(|book| book.id == id).unwrap().status.clone()
+            };
+            (of(PAYER), of(PAYEE))
+        };
+        let ok = || "ok".to_owned();
+        let halted = || "halted".to_owned();
+        let pays = async |federation, n| {
+            world.fate(n, Fate::Arrives(preimage(n)));
+            gateway.pay(federation, request(n)).await
+        };
+        assert_eq!(status().await, (ok(), ok()));
+        world.federations.traps.lock().insert(PAYEE);
+        assert_eq!(status().await, (ok(), halted()));
+        assert!(gateway.invoice(order(1)).await.is_err());
+        pays(PAYEE, 2).await.unwrap_err();
+        pays(PAYER, 3).await.unwrap();
+        world.federations.traps.lock().clear();
+        assert_eq!(status().await, (ok(), ok()));
+        gateway.invoice(order(1)).await.unwrap();
+        // More than there can be halts nobody, and less than before halts itself.
+        holds(u64::MAX);
+        assert_eq!(status().await, (ok(), ok()));
+        holds(5 * AMOUNT);
+        assert_eq!(status().await, (ok(), halted()));
+        pays(PAYEE, 4).await.unwrap_err();
+        pays(PAYER, 5).await.unwrap();
+        assert!(gateway.invoice(order(6)).await.is_err());
+        gateway.ledger().accept(&world.journal).unwrap();
+        assert_eq!(status().await, (ok(), ok()));
+        pays(PAYEE, 7).await.unwrap();
     });
 }
 
@@ -421,17 +478,35 @@ fn what_comes_for_a_federation_that_was_left_goes_back_and_what_was_there_goes_o
 fn there_are_only_so_many_invoices_that_nobody_pays() {
     let world = World::new();
     world.life(async |gateway| {
+        let long = |n| InvoiceOrder {
+            expiry_seconds: 3_600,
+            ..order(n)
+        };
         let mut made = 0;
         let refused = loop {
-            match gateway.invoice(order(made + 1)).await {
+            match gateway.invoice(long(made + 1)).await {
                 Ok(_) => made += 1,
                 Err(refused) => break refused,
             }
         };
         assert!(made > 10, "{refused}");
         assert!(refused.to_string().contains("wait to be paid"), "{refused}");
+        // While there are many, new ones live for ten minutes.
+        let lives = |n| {
+            let row = world.journal.incoming(hash(n)).unwrap().unwrap();
+            row.expires - row.created
+        };
+        assert!(lives(1) >= 3_600 && lives(made) <= 601, "{}", lives(made));
         // The same again is no other.
-        gateway.invoice(order(1)).await.unwrap();
+        gateway.invoice(long(1)).await.unwrap();
+        // Those that have ended leave their places at once.
+        let row = world.journal.incoming(hash(2)).unwrap().unwrap();
+        let ended = now() - 1;
+        world
+            .journal
+            .put_invoice(hash(2), &row.invoice, ended)
+            .unwrap();
+        gateway.invoice(order(made + 1)).await.unwrap();
     });
 }
 
@@ -472,6 +547,139 @@ fn what_may_be_under_way_has_failed_once_it_must_have_timed_out() {
 }
 
 #[test]
+fn what_the_node_says_is_under_way_and_has_lost_has_failed_once_it_must_have_timed_out() {
+    let world = World::new();
+    world.fate(1, Fate::Stays);
+    world.life(async |gateway| {
+        in_vain(gateway.pay(PAYER, request(1))).await;
+        assert_eq!(world.node.sent(hash(1)), Some(Sent::Pending));
+        world.node.state.lock().height = 401 + RESOLVED_BLOCKS;
+        let answer = soon(gateway.pay(PAYER, request(1))).await.unwrap();
+        assert_eq!(answer.unwrap_err().code, PAYMENT_FAILED);
+    });
+}
+
+/// A life that ends when the library has sent what it has no record of; the next one finds
+/// that it came back.
+fn vanished_and_came_back() -> World {
+    let world = World::new();
+    world.fate(1, Fate::Vanishes);
+    world.life(async |gateway| {
+        in_vain(gateway.pay(PAYER, request(1))).await;
+    });
+    world.node.comes_back(hash(1));
+    // If it is sent once more, that is under way for long.
+    world.fate(1, Fate::Stays);
+    world
+}
+
+#[test]
+fn nothing_is_sent_again_before_the_node_has_told_what_became_of_it() {
+    let world = vanished_and_came_back();
+    world.node.tells_of_failure(hash(1));
+    world.life(async |gateway| {
+        // As the wallet that resumes: before anybody takes the node's events.
+        let answer = soon(gateway.pay(PAYER, request(1))).await.unwrap();
+        assert_eq!(answer.unwrap_err().code, PAYMENT_FAILED);
+    });
+    assert_eq!(world.left(1), 1);
+    // That it arrived would have been told in the same way.
+    let world = vanished_and_came_back();
+    world.node.arrives(hash(1), preimage(1));
+    world.life(async |gateway| {
+        let answer = soon(gateway.pay(PAYER, request(1))).await.unwrap();
+        assert_eq!(answer.unwrap().preimage, preimage(1));
+    });
+    assert_eq!(world.left(1), 1);
+}
+
+#[test]
+fn a_failure_that_is_told_late_does_not_end_what_was_sent_again() {
+    let world = vanished_and_came_back();
+    world.life(async |gateway| {
+        in_vain(gateway.pay(PAYER, request(1))).await;
+        assert_eq!(world.left(1), 2);
+        world.node.tells_of_failure(hash(1));
+        in_vain(gateway.pay(PAYER, request(1))).await;
+    });
+    // Nor in another life, in which it is told once more.
+    world.node.tells_of_failure(hash(1));
+    world.life(async |gateway| {
+        in_vain(gateway.pay(PAYER, request(1))).await;
+        world.node.arrives(hash(1), preimage(1));
+        let answer = soon(gateway.pay(PAYER, request(1))).await.unwrap();
+        assert_eq!(answer.unwrap().preimage, preimage(1));
+    });
+    assert_eq!(world.left(1), 2);
+}
+
+#[test]
+fn killed_at_each_write_what_is_sent_again_is_never_said_to_have_failed() {
+    let mut sent_again = 0;
+    // The first write is that of the start.
+    for writes in 1..4 {
+        for told in 0..3 {
+            let world = vanished_and_came_back();
+            let tell = |life| {
+                if told == life {
+                    world.node.tells_of_failure(hash(1));
+                }
+            };
+            tell(0);
+            world.journal.lives.store(writes, Ordering::SeqCst);
+            world.life(async |gateway| {
+                let paying = gateway.pay(PAYER, request(1));
+                let _ = tokio::time::timeout(Duration::from_millis(100), paying).await;
+                tell(1);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            });
+            world.journal.lives.store(u64::MAX, Ordering::SeqCst);
+            tell(2);
+            world.life(async |gateway| {
+                let paying = gateway.pay(PAYER, request(1));
+                let answer = tokio::time::timeout(Duration::from_millis(200), paying).await;
+                let under_way = world.node.state.lock().known.contains(&hash(1));
+                if under_way {
+                    assert!(answer.is_err(), "{writes} {told}: {answer:?}");
+                    sent_again += 1;
+                    world.node.arrives(hash(1), preimage(1));
+                    let answer = soon(gateway.pay(PAYER, request(1))).await.unwrap();
+                    assert_eq!(answer.unwrap().preimage, preimage(1));
+                } else {
+                    assert!(matches!(answer, Ok(Err(_))), "{writes} {told}: {answer:?}");
+                }
+            });
+        }
+    }
+    assert!(sent_again >= 4, "{sent_again}");
+}
+
+#[test]
+fn what_arrives_after_it_was_said_to_have_failed_is_lost_and_counts_as_given() {
+    let world = World::new();
+    world.fate(1, Fate::Comes);
+    world.life(async |gateway| {
+        gateway.pay(PAYER, request(1)).await.unwrap_err();
+        world.node.arrives(hash(1), preimage(1));
+        let lost = OutgoingState::Lost {
+            preimage: preimage(1),
+            fee_msat: 3,
+        };
+        until(|| world.journal.outgoing(hash(1)).unwrap().unwrap().state == lost).await;
+        assert_eq!(world.journal.given_msat(&PAYER).unwrap(), AMOUNT + 3);
+        gateway.check_ledger().await.unwrap();
+        let books = gateway.ledger().last().federations;
+        let book = books.iter().find(|book| book.id == PAYER);
+        assert_eq!(book.unwrap().missing_msat, AMOUNT + 3);
+        // Of its contract something may be left.
+        let answer = gateway.pay(PAYER, request(1)).await.unwrap();
+        assert_eq!(answer.preimage, preimage(1));
+        gateway.pay(PAYER, again(1)).await.unwrap_err();
+    });
+    assert_eq!(world.left(1), 1);
+}
+
+#[test]
 fn what_cannot_be_paid_is_refused_before_anything_is_promised() {
     let world = World::new();
     world.life(async |gateway| {
@@ -504,11 +712,8 @@ fn what_cannot_be_paid_is_refused_before_anything_is_promised() {
         }
         let stranger = FederationId([8; 32]);
         gateway.pay(stranger, request(1)).await.unwrap_err();
-        let halted = crate::journal::Mark {
-            highest_msat: 0,
-            halted: true,
-        };
-        world.journal.put_mark(&halted).unwrap();
+        let halts = |book: &mut crate::journal::Book| book.halted = true;
+        world.journal.update_book(None, halts).unwrap();
         gateway.pay(PAYER, request(1)).await.unwrap_err();
         assert!(world.journal.outgoing(hash(1)).unwrap().is_none());
         assert!(gateway.invoice(order(2)).await.is_err());

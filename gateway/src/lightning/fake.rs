@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -47,6 +47,10 @@ pub(crate) struct State {
     pub(crate) received: HashMap<Hash32, Received>,
     /// How often something really left for this hash.
     pub(crate) left: HashMap<Hash32, u32>,
+    /// What the library knows as under way, with a record or without one.
+    pub(crate) known: HashSet<Hash32>,
+    /// What is in channels, satoshi.
+    pub(crate) lightning_sat: u64,
     pub(crate) settled: HashMap<Hash32, Hash32>,
     pub(crate) failed: Vec<Hash32>,
     pub(crate) events: VecDeque<NodeEvent>,
@@ -101,6 +105,7 @@ impl FakeNode {
         };
         {
             let mut state = self.state.lock();
+            state.known.remove(&payment_hash);
             // Without a record there is nothing to change.
             if let Some(sent) = state.sent.get_mut(&payment_hash) {
                 *sent = paid;
@@ -110,6 +115,24 @@ impl FakeNode {
             payment_hash,
             preimage,
             fee_msat: 3,
+        });
+    }
+
+    /// What vanished, or stayed, comes back: as the real one, the library forgets at once
+    /// that there was something of this hash, and tells of it later.
+    pub(crate) fn comes_back(&self, payment_hash: Hash32) {
+        let mut state = self.state.lock();
+        state.known.remove(&payment_hash);
+        if let Some(sent) = state.sent.get_mut(&payment_hash) {
+            *sent = Sent::Failed;
+        }
+    }
+
+    /// The library tells that something of this hash came back.
+    pub(crate) fn tells_of_failure(&self, payment_hash: Hash32) {
+        self.tell(NodeEvent::NotPaid {
+            payment_hash,
+            reason: "it came back".into(),
         });
     }
 }
@@ -127,7 +150,10 @@ impl LightningNode for FakeNode {
     }
 
     fn balance(&self) -> NodeBalance {
-        NodeBalance::default()
+        NodeBalance {
+            lightning_sat: self.state.lock().lightning_sat,
+            ..NodeBalance::default()
+        }
     }
 
     fn channels(&self) -> Vec<Channel> {
@@ -211,10 +237,14 @@ impl LightningNode for FakeNode {
                 state.sent.insert(hash, Sent::Failed);
                 return Err(PayError::NotSent("no route".into()));
             }
-            if state.left.contains_key(&hash) {
+            let recorded = match state.sent.get(&hash) {
+                None | Some(Sent::Failed) => false,
+                Some(Sent::Pending | Sent::Paid { .. }) => true,
+            };
+            if recorded || !state.known.insert(hash) {
                 return Err(PayError::Known);
             }
-            state.left.insert(hash, 1);
+            *state.left.entry(hash).or_default() += 1;
             if !matches!(fate, Fate::Vanishes) {
                 state.sent.insert(hash, Sent::Pending);
             }
@@ -223,11 +253,8 @@ impl LightningNode for FakeNode {
         match fate {
             Fate::Arrives(preimage) => self.arrives(hash, preimage),
             Fate::Comes => {
-                self.state.lock().sent.insert(hash, Sent::Failed);
-                self.tell(NodeEvent::NotPaid {
-                    payment_hash: hash,
-                    reason: "it came back".into(),
-                });
+                self.comes_back(hash);
+                self.tells_of_failure(hash);
             }
             Fate::Vanishes => std::future::pending::<()>().await,
             _ => {}
@@ -246,6 +273,10 @@ impl LightningNode for FakeNode {
             }
             self.told.notified().await;
         }
+    }
+
+    fn has_event(&self) -> bool {
+        !self.state.lock().events.is_empty()
     }
 
     async fn event_handled(&self) -> Result<(), NodeError> {

@@ -470,6 +470,10 @@ impl LightningNode for LdkNode {
         }
     }
 
+    fn has_event(&self) -> bool {
+        self.node.next_event().is_some()
+    }
+
     async fn event_handled(&self) -> Result<(), NodeError> {
         self.blocking(Node::event_handled)
             .await?

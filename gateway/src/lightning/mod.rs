@@ -285,6 +285,9 @@ pub trait LightningNode: Send + Sync + 'static {
     /// made durable in between is never missed.
     async fn next_event(&self) -> NodeEvent;
 
+    /// Whether there is an event that has not been forgotten.
+    fn has_event(&self) -> bool;
+
     /// Forgets the event that was given last.
     ///
     /// # Errors

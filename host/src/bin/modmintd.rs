@@ -223,14 +223,20 @@ fn serve(args: RunArgs) -> anyhow::Result<()> {
             "give --bitcoind-cookie FILE, or --bitcoind-user NAME with --bitcoind-password-file FILE"
         ),
     };
-    program::run(guardian::run(RunSetup {
+    let setup = RunSetup {
         data_dir: DataDir::new(args.data_dir.data_dir),
         password,
         bitcoind_url: args.bitcoind_url,
         bitcoind_auth: auth,
         metrics_listen: args.metrics_listen,
         requests_per_second: args.requests_per_second,
-    }))
+    };
+    // What is handed in is tried where it was read.
+    let mut threads = program::threads();
+    threads
+        .thread_stack_size(modmint_runtime::GUEST_THREAD_BYTES)
+        .on_thread_start(modmint_runtime::become_guest_thread);
+    program::run(threads, guardian::run(setup))
 }
 
 /// The password, from the file named, the environment or the terminal; never from

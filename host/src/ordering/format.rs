@@ -6,15 +6,20 @@
 //! message is decoded here first, by a mirror of AlephBFT's private types, and
 //! dropped unless AlephBFT's own validator would accept each unit in it and every
 //! index in it is that of the guardian that sent it, or somebody's. Signatures
-//! are left to AlephBFT, which checks them before it believes anything.
+//! are left to AlephBFT, which checks them before it believes anything and does not
+//! say whose message held one that is none: those of alerts are checked here too, since
+//! alerts are long and seldom, and those of units once there has been one that is none.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
-use aleph_bft::{Hasher, NetworkData, SignatureSet};
+use aleph_bft::{Hasher, Keychain, NetworkData, NodeIndex, SignatureSet};
 use modmint_core::{PeerId, threshold};
 use parity_scale_codec::{Decode, DecodeAll, Encode};
 
-use super::{MAX_PAYLOAD_BYTES, keychain::Signature};
+use super::{
+    MAX_PAYLOAD_BYTES,
+    keychain::{SessionKeychain, Signature},
+};
 
 /// What AlephBFT calls its network data, with this project's types in it.
 pub(super) type AlephMessage = NetworkData<Blake3, Payload, Signature, SignatureSet<Signature>>;
@@ -148,6 +153,12 @@ pub(super) enum Rejected {
     ListSize(usize),
     #[error("an alert about two units that are no fork")]
     NoFork,
+    #[error("an alert with two units of round {0}")]
+    SameRound(u16),
+    #[error("a unit that guardian {0} has not signed")]
+    UnitSignature(u64),
+    #[error("an alert that guardian {0} has not signed")]
+    AlertSignature(u64),
     #[error("a response meant for guardian {0}")]
     NotForUs(u64),
 }
@@ -231,13 +242,17 @@ impl Filter {
         if first.coord != second.coord || first == second {
             return Err(Rejected::NoFork);
         }
-        check_list(legit_units.len(), usize::from(self.max_round) + 1)?;
+        // One a round, which is all that a guardian can have made: no alert is longer than
+        // a session's rounds of the longest units.
+        let mut rounds = HashSet::new();
         legit_units.iter().try_for_each(|unit| {
             self.check_unit(unit)?;
-            if unit.coord.creator == first.coord.creator {
-                Ok(())
-            } else {
+            if unit.coord.creator != first.coord.creator {
                 Err(Rejected::NoFork)
+            } else if !rounds.insert(unit.coord.round) {
+                Err(Rejected::SameRound(unit.coord.round))
+            } else {
+                Ok(())
             }
         })
     }
@@ -298,6 +313,50 @@ impl Filter {
             Err(Rejected::NoSuchGuardian(index))
         }
     }
+}
+
+/// Checks the signatures in a message that no honest guardian passes on if they are none:
+/// those of an alert, and of units once there has been a forgery.
+pub(super) fn check_signatures(
+    message: &Message,
+    keychain: &SessionKeychain,
+) -> Result<(), Rejected> {
+    let check_unit = |unit: &Unit| {
+        let creator = unit.coord.creator;
+        match is_signed(keychain, unit, creator, &unit.signature) {
+            true => Ok(()),
+            false => Err(Rejected::UnitSignature(creator)),
+        }
+    };
+    match message {
+        Message::Alert(AlertMessage::Fork(alert)) => {
+            check_unit(&alert.proof.0)?;
+            check_unit(&alert.proof.1)?;
+            match is_signed(keychain, alert, alert.sender, &alert.signature) {
+                true => Ok(()),
+                false => Err(Rejected::AlertSignature(alert.sender)),
+            }
+        }
+        Message::Units(message) if keychain.has_met_forgery() => match message {
+            UnitMessage::Unit(unit) => check_unit(unit),
+            UnitMessage::ParentsResponse(_, units) => units.iter().try_for_each(check_unit),
+            UnitMessage::NewestResponse(response) => response.unit.iter().try_for_each(check_unit),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Whether a guardian has signed something whose last field is the signature.
+fn is_signed(
+    keychain: &SessionKeychain,
+    signed: &impl Encode,
+    by: u64,
+    signature: &Signature,
+) -> bool {
+    let bytes = signed.encode();
+    let signed = &bytes[..bytes.len() - signature.len()];
+    keychain.verify(&Blake3::hash(signed), signature, NodeIndex(by as usize))
 }
 
 fn check_speaker(from: PeerId, named: u64) -> Result<(), Rejected> {

@@ -25,10 +25,13 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Context, Epoch, MAX_PAYLOAD_BYTES,
+    Context, Epoch, MAX_EPOCH_BYTES, MAX_PAYLOAD_BYTES,
     catch_up::{CatchUp, PART_BYTES},
-    format::{AlephMessage, Blake3, Coord, Filter, Message, Payload, Unit, UnitMessage},
-    keychain::SessionKeychain,
+    format::{
+        AlephMessage, Alert, AlertMessage, Blake3, Coord, Filter, Message, Payload, Unit,
+        UnitMessage, check_signatures,
+    },
+    keychain::{SessionKeychain, Signature},
     log::{self, LogId, Reader},
 };
 use crate::p2p::PeerMessage;
@@ -42,6 +45,9 @@ const SLOWDOWN: f64 = 1.005;
 /// How many rounds a unit's payload keeps us awake; by then it is final, or its
 /// maker's unit is nobody's parent.
 const UNDECIDED_ROUNDS: u16 = 64;
+/// Alerts about one guardian's forks that are taken of another. AlephBFT keeps all that it
+/// is given, and who is honest makes one a start.
+const MAX_ALERTS: usize = 4;
 /// Messages that wait for an instance.
 const INCOMING_CAPACITY: usize = 4096;
 /// The least time between two starts of a peer's instance.
@@ -93,6 +99,9 @@ struct Shared {
     session: u64,
     max_round: u16,
     filter: Filter,
+    keychain: SessionKeychain,
+    /// The signatures of the alerts that were taken, by who alerts and who has forked.
+    alerts: Mutex<HashMap<(u64, u64), HashSet<Signature>>>,
     log: LogId,
     delivery: Mutex<Delivery>,
     units: Mutex<Units>,
@@ -380,6 +389,8 @@ impl Shared {
                 session,
                 max_round,
             },
+            keychain: SessionKeychain::new(context.keys.clone(), session),
+            alerts: Mutex::default(),
             log: LogId {
                 directory: context.directory.clone(),
                 tag: context.tag,
@@ -455,7 +466,7 @@ impl Shared {
             shared: self.clone(),
             receiver,
         };
-        let keychain = SessionKeychain::new(self.context.keys.clone(), self.session);
+        let keychain = self.keychain.clone();
         let (exit, terminator) = oneshot::channel();
         let terminator = Terminator::create_root(terminator, "session");
         let running = run_session(self.config(), local, network, keychain, Tasks, terminator);
@@ -512,15 +523,27 @@ impl Shared {
 
     /// The message in a peer's bytes, if it may reach AlephBFT.
     fn admit(&self, from: PeerId, bytes: &[u8]) -> Option<AlephMessage> {
-        let message = match self.filter.read(from, bytes) {
+        let drop_peer = |reason: String| {
+            let reason = format!("a message of session {}: {reason}", self.session);
+            self.context.p2p.drop_peer(from, &reason);
+        };
+        let read = self.filter.read(from, bytes);
+        let signed = |message| check_signatures(&message, &self.keychain).map(|()| message);
+        let message = match read.and_then(signed) {
             Ok(message) => message,
             Err(reason) => {
-                let reason = format!("a message of session {}: {reason}", self.session);
-                self.context.p2p.drop_peer(from, &reason);
+                drop_peer(reason.to_string());
                 return None;
             }
         };
         match message {
+            Message::Alert(AlertMessage::Fork(alert)) if !self.take_alert(&alert) => {
+                // Others may pass on what they have been told.
+                if alert.sender == u64::from(from.0) {
+                    drop_peer(format!("more than {MAX_ALERTS} alerts about one guardian"));
+                }
+                return None;
+            }
             Message::Units(UnitMessage::Unit(unit)) => self.hear(from, unit.coord.round),
             Message::Units(UnitMessage::NewestRequest(_, salt)) => self.greet_start(from, salt),
             // Without answers AlephBFT never begins to make units.
@@ -534,6 +557,15 @@ impl Shared {
             error!("AlephBFT's format is not what this guardian was built for");
         }
         decoded.ok()
+    }
+
+    /// Whether an alert is one of the first of its maker about its forker.
+    fn take_alert(&self, alert: &Alert) -> bool {
+        let about = (alert.sender, alert.proof.0.coord.creator);
+        let mut alerts = self.alerts.lock();
+        let taken = alerts.entry(about).or_default();
+        taken.contains(&alert.signature)
+            || taken.len() < MAX_ALERTS && taken.insert(alert.signature)
     }
 
     /// A peer has sent a unit of this round: this guardian may be far behind.
@@ -847,22 +879,43 @@ impl UnitFinalizationHandler for Batches {
         if all_decided {
             self.shared.context.work.notify_one();
         }
-        let epoch = Epoch {
-            session: self.shared.session,
-            index: self.next,
-            units: batch.into_iter().filter_map(ordered_unit).collect(),
-        };
-        self.next += 1;
         let mut delivery = self.shared.delivery.lock();
-        if replaying {
-            delivery.replayed = Some((epoch.session, epoch.index));
-        }
-        match delivery.mode {
-            Mode::Parked => delivery.held.push(epoch),
-            Mode::Running => self.shared.context.deliver(epoch),
-            Mode::Ended => {}
+        for units in split(batch.into_iter().filter_map(ordered_unit)) {
+            let epoch = Epoch {
+                session: self.shared.session,
+                index: self.next,
+                units,
+            };
+            self.next += 1;
+            if replaying {
+                delivery.replayed = Some((epoch.session, epoch.index));
+            }
+            match delivery.mode {
+                Mode::Parked => delivery.held.push(epoch),
+                Mode::Running => self.shared.context.deliver(epoch),
+                Mode::Ended => {}
+            }
         }
     }
+}
+
+/// A batch's units, epoch by epoch: one even if there are none, and no more than
+/// [`MAX_EPOCH_BYTES`] in any.
+fn split(units: impl Iterator<Item = consensus::OrderedUnit>) -> Vec<Vec<consensus::OrderedUnit>> {
+    /// What an encoded unit has beside its payload.
+    const UNIT_BYTES: usize = 6;
+    let (mut epochs, mut epoch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for unit in units {
+        let length = unit.payload.len() + UNIT_BYTES;
+        if bytes + length > MAX_EPOCH_BYTES {
+            epochs.push(std::mem::take(&mut epoch));
+            bytes = 0;
+        }
+        bytes += length;
+        epoch.push(unit);
+    }
+    epochs.push(epoch);
+    epochs
 }
 
 fn ordered_unit(unit: OrderedUnit<Payload, Blake3>) -> Option<consensus::OrderedUnit> {
@@ -927,5 +980,39 @@ impl SpawnHandle for Tasks {
             })
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn units(count: u32, length: usize) -> Vec<consensus::OrderedUnit> {
+        let unit = |number: u32| consensus::OrderedUnit {
+            creator: PeerId(1),
+            payload: number.to_be_bytes().repeat(length / 4),
+        };
+        (0..count).map(unit).collect()
+    }
+
+    /// What a guardian can have kept back: its units of all rounds of a session.
+    #[test]
+    fn a_batch_of_a_whole_sessions_units_becomes_epochs_of_bounded_length() {
+        let all = units(3001, MAX_PAYLOAD_BYTES);
+        let epochs = split(all.clone().into_iter());
+        assert!(epochs.len() > 1);
+        for epoch in &epochs {
+            let bytes = borsh::to_vec(epoch).expect("it has an encoding").len();
+            assert!(bytes <= MAX_EPOCH_BYTES + 4, "{bytes}");
+            assert!(!epoch.is_empty());
+        }
+        assert_eq!(epochs.concat(), all);
+    }
+
+    #[test]
+    fn a_batch_of_a_round_of_the_largest_federation_is_one_epoch_and_so_is_an_empty_one() {
+        let round = units(64, MAX_PAYLOAD_BYTES);
+        assert_eq!(split(round.clone().into_iter()), [round]);
+        assert_eq!(split(std::iter::empty()), [vec![]]);
     }
 }

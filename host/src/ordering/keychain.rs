@@ -1,7 +1,10 @@
 //! Signatures for AlephBFT: BIP 340 over tagged hashes that name the federation
 //! and the session.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use aleph_bft::{Index, Keychain, MultiKeychain, NodeCount, NodeIndex, SignatureSet};
 use modmint_core::{FederationId, PeerId, PublicKey, tagged_hash};
@@ -18,6 +21,8 @@ pub(super) type Signature = [u8; 64];
 pub(super) struct SessionKeychain {
     keys: Arc<GuardianKeys>,
     session: u64,
+    /// Shared by all clones: AlephBFT does not say when a signature is none.
+    has_met_forgery: Arc<AtomicBool>,
 }
 
 /// What the keychains of all sessions share.
@@ -56,7 +61,16 @@ impl GuardianKeys {
 
 impl SessionKeychain {
     pub fn new(keys: Arc<GuardianKeys>, session: u64) -> Self {
-        Self { keys, session }
+        Self {
+            keys,
+            session,
+            has_met_forgery: Arc::default(),
+        }
+    }
+
+    /// Whether any signature that was verified so far was none.
+    pub fn has_met_forgery(&self) -> bool {
+        self.has_met_forgery.load(Ordering::Relaxed)
     }
 
     fn message(&self, bytes: &[u8]) -> Message {
@@ -86,14 +100,17 @@ impl Keychain for SessionKeychain {
     }
 
     fn verify(&self, bytes: &[u8], signature: &Signature, index: NodeIndex) -> bool {
-        let Some(key) = self.keys.all.get(index.0) else {
-            return false;
-        };
-        schnorr::Signature::from_slice(signature).is_ok_and(|signature| {
-            SECP256K1
-                .verify_schnorr(&signature, &self.message(bytes), key)
-                .is_ok()
-        })
+        let holds = self.keys.all.get(index.0).is_some_and(|key| {
+            schnorr::Signature::from_slice(signature).is_ok_and(|signature| {
+                SECP256K1
+                    .verify_schnorr(&signature, &self.message(bytes), key)
+                    .is_ok()
+            })
+        });
+        if !holds {
+            self.has_met_forgery.store(true, Ordering::Relaxed);
+        }
+        holds
     }
 }
 

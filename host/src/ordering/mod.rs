@@ -49,7 +49,14 @@ use crate::p2p::{P2p, PeerMessage};
 /// The most bytes of payload in one unit.
 pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
 
-/// One finalised batch: the same on every guardian, and again after a restart.
+/// The most bytes of units in one epoch, encoded; a batch with more becomes several.
+///
+/// AlephBFT puts no bound on a batch: a guardian that keeps its units back and shows a
+/// whole session's at once has them all in one, and no message would hold it.
+pub const MAX_EPOCH_BYTES: usize = 4 << 20;
+
+/// One finalised batch, or a part of one that is longer than [`MAX_EPOCH_BYTES`]: the same
+/// on every guardian, and again after a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch {
     /// The session that it is of.

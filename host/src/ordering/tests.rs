@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     format::{
         AlephMessage, Alert, AlertMessage, Blake3, Coord, Filter, Message, NewestResponse, Payload,
-        Rejected, RmcMessage, Unit, UnitMessage,
+        Rejected, RmcMessage, Unit, UnitMessage, check_signatures,
     },
     keychain::SessionKeychain,
     log::test_disk,
@@ -1204,6 +1204,60 @@ fn messages_that_would_stop_all_guardians_are_dropped_and_they_live() {
 }
 
 #[test]
+fn who_sends_units_that_nobody_has_signed_is_dropped() {
+    let (federation, guardians, hostile) = three_and_a_hostile_one();
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    let mut forged = unit(&federation.keychain(3, 1), 0, Some(vec![1]), 0);
+    forged.signature = [7; 64];
+    let forged = Message::Units(UnitMessage::Unit(forged)).encode();
+    wait_for("the hostile guardian to be dropped", || {
+        hostile.broadcast(forged.clone());
+        all.iter().all(|one| one.p2p.status()[2].drops > 0)
+    });
+    let seen = guardians[0].p2p.status()[2].last_drop.clone().unwrap();
+    assert!(seen.contains("guardian 3 has not signed"), "{seen}");
+    guardians[1].items.push(b"after");
+    wait_final(&all, b"after");
+    for one in &all {
+        let honest = &one.p2p.status()[..2];
+        assert!(honest.iter().all(|peer| peer.drops == 0), "{honest:?}");
+    }
+    assert_healthy(&all);
+}
+
+#[test]
+fn who_makes_more_alerts_than_can_be_honest_is_dropped_before_they_fill_memory() {
+    let (federation, guardians, hostile) = three_and_a_hostile_one();
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    let keychain = federation.keychain(3, 1);
+    let fork = || {
+        let [one, other] = [1, 2].map(|fill| unit(&keychain, 0, Some(vec![fill]), 0));
+        (one, other)
+    };
+    let alert = |units: u16| {
+        let units = (0..units).map(|round| unit(&keychain, round, None, 1));
+        alert(&keychain, fork(), units.collect()).encode()
+    };
+    for number in 0..4 {
+        hostile.broadcast(alert(number));
+        hostile.broadcast(alert(0));
+    }
+    guardians[0].items.push(b"meanwhile");
+    wait_final(&all, b"meanwhile");
+    assert!(all.iter().all(|one| one.p2p.status()[2].drops == 0));
+    hostile.broadcast(alert(4));
+    wait_for("the hostile guardian to be dropped", || {
+        all.iter().all(|one| one.p2p.status()[2].drops == 1)
+    });
+    guardians[1].items.push(b"after");
+    wait_final(&all, b"after");
+    for one in &all {
+        let honest = &one.p2p.status()[..2];
+        assert!(honest.iter().all(|peer| peer.drops == 0), "{honest:?}");
+    }
+}
+
+#[test]
 fn a_fork_and_a_restart_in_one_session_leave_the_honest_guardians_of_one_mind() {
     let federation = Federation::new(limits(80));
     let mut guardians: Vec<Guardian> = (0..3).map(|me| federation.start(me)).collect();
@@ -1374,8 +1428,13 @@ fn the_filter_takes_what_honest_guardians_say_and_refuses_each_deviation() {
     assert_eq!(read(&alert(&keychain, same, vec![])), Err(Rejected::NoFork));
     let others = unit(&federation.keychain(2, 1), 0, None, 0);
     assert_eq!(
-        read(&alert(&keychain, fork, vec![others])),
+        read(&alert(&keychain, fork.clone(), vec![others])),
         Err(Rejected::NoFork)
+    );
+    let twice = vec![later.clone(), first.clone(), later.clone()];
+    assert_eq!(
+        read(&alert(&keychain, fork, twice)),
+        Err(Rejected::SameRound(5))
     );
     let rmc = |sender, message| Message::Alert(AlertMessage::Rmc(sender, message));
     let signed = |signer| RmcMessage::SignedHash {
@@ -1396,6 +1455,34 @@ fn the_filter_takes_what_honest_guardians_say_and_refuses_each_deviation() {
     let mut trailing = unit_message(later).encode();
     trailing.push(0);
     assert_eq!(filter().read(PeerId(3), &trailing), Err(Rejected::Encoding));
+}
+
+#[test]
+fn alerts_signatures_are_always_checked_and_units_once_there_was_a_forgery() {
+    let federation = Federation::new(SessionLimits::default());
+    let keychain = federation.keychain(3, 1);
+    let check = |message: &Message| check_signatures(message, &keychain);
+    let good = unit(&keychain, 0, None, 0);
+    let mut forged = good.clone();
+    forged.signature = [7; 64];
+    let units = |units| Message::Units(UnitMessage::ParentsResponse([0; 32], units));
+    let mixed = units(vec![good.clone(), forged.clone()]);
+    assert_eq!(check(&mixed), Ok(()), "AlephBFT looks at it");
+
+    let fork = (unit(&keychain, 5, None, 1), unit(&keychain, 5, None, 2));
+    let said = alert(&keychain, fork.clone(), vec![good.clone()]);
+    assert_eq!(check(&said), Ok(()));
+    let Message::Alert(AlertMessage::Fork(mut changed)) = said else {
+        panic!("it is an alert");
+    };
+    changed.legit_units.clear();
+    let changed = Message::Alert(AlertMessage::Fork(changed));
+    assert_eq!(check(&changed), Err(Rejected::AlertSignature(3)));
+    let unsigned = alert(&keychain, (fork.0, forged), vec![]);
+    assert_eq!(check(&unsigned), Err(Rejected::UnitSignature(3)));
+
+    assert_eq!(check(&units(vec![good])), Ok(()));
+    assert_eq!(check(&mixed), Err(Rejected::UnitSignature(3)));
 }
 
 /// An upgrade of aleph-bft that moves a field or a variant fails here.

@@ -7,19 +7,17 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
 
-use super::{Inner, Peer, PeerMessage, frame, queue::Ended, tls};
+use super::{Inner, Peer, PeerMessage, frame, handshakes::Handshakes, queue::Ended, tls};
 
 /// TCP, TLS and hello together; whoever takes longer is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many strangers may be in their handshakes at once.
-const MAX_HANDSHAKES: usize = 64;
 const MAX_HELLO_BYTES: usize = 256;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// A guardian with a higher index that was away waits for so long at most: it dials nobody
@@ -58,7 +56,8 @@ enum Refused {
 /// Takes connections from guardians with lower indices, which are those that
 /// dial.
 pub(super) async fn accept(inner: Arc<Inner>, listener: tokio::net::TcpListener) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let dialling = inner.peers.iter().filter(|peer| peer.id < inner.me);
+    let handshakes = Handshakes::new(dialling.map(|peer| peer.address.as_str()));
     let mut shutdown = inner.shutdown.subscribe();
     let mut connections = JoinSet::new();
     loop {
@@ -67,21 +66,25 @@ pub(super) async fn accept(inner: Arc<Inner>, listener: tokio::net::TcpListener)
             Some(_) = connections.join_next() => continue,
             () = wait_down(&mut shutdown) => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok((stream, address)) => (stream, address.ip()),
             Err(error) => {
                 warn!(%error, "cannot take a connection");
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-            continue;
-        };
+        let place = handshakes.enter(address);
         let inner = inner.clone();
         connections.spawn(async move {
-            let handshake = timeout(HANDSHAKE_TIMEOUT, accept_one(&inner, stream)).await;
-            drop(permit);
+            let handshake = tokio::select! {
+                handshake = timeout(HANDSHAKE_TIMEOUT, accept_one(&inner, stream)) => handshake,
+                () = place.yields() => {
+                    debug!(%address, "a connection that had not finished its handshake yields to another");
+                    return;
+                }
+            };
+            drop(place);
             match handshake {
                 Ok(Ok((peer, stream, hello))) => {
                     serve(&inner, &peer, stream, hello).await;
@@ -274,6 +277,7 @@ async fn deliver(inner: &Inner, peer: &Peer, message: PeerMessage) {
         }
         PeerMessage::HeaderSignature { .. }
         | PeerMessage::RequestOutcome { .. }
+        | PeerMessage::NoOutcome { .. }
         | PeerMessage::Outcome(_) => {
             let _ = inner.sessions.try_send((peer.id, message));
         }

@@ -76,6 +76,12 @@ pub enum PeerMessage {
         /// The session of the lease.
         session: u64,
     },
+    /// Answers [`PeerMessage::RequestOutcome`] of one who cannot: n − f have not signed
+    /// the session's header yet, or its epochs are not kept any more.
+    NoOutcome {
+        /// Which session.
+        session: u64,
+    },
 }
 
 /// A part of an ended session, with the header that proves it.

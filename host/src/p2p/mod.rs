@@ -5,6 +5,7 @@
 //! to the ceremony as they come.
 
 mod frame;
+mod handshakes;
 mod link;
 mod message;
 mod queue;
@@ -160,7 +161,8 @@ pub struct P2pReceivers {
     /// [`PeerMessage::Units`].
     pub ordering: mpsc::Receiver<(PeerId, PeerMessage)>,
     /// [`PeerMessage::Position`], [`PeerMessage::HeaderSignature`],
-    /// [`PeerMessage::RequestOutcome`] and [`PeerMessage::Outcome`].
+    /// [`PeerMessage::RequestOutcome`], [`PeerMessage::Outcome`] and
+    /// [`PeerMessage::NoOutcome`].
     pub sessions: mpsc::Receiver<(PeerId, PeerMessage)>,
     /// [`PeerMessage::Ceremony`].
     pub ceremony: mpsc::Receiver<(PeerId, PeerMessage)>,

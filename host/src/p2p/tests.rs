@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use std::time::Instant;
+use std::{net::Ipv4Addr, sync::atomic::AtomicUsize, time::Instant};
 
 use borsh::BorshDeserialize;
 use modmint_core::Hash32;
 use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
 };
 
 use super::*;
@@ -342,6 +343,57 @@ async fn a_guardian_that_runs_twice_is_noticed() {
         streams.push(stream);
     }
     assert!(one.problems()[0].contains("guardian 0 seems to run twice"));
+}
+
+/// Strangers from many addresses that connect, say nothing, and come again when they are
+/// hung up on, which is counted, until the set is dropped.
+fn besiege(to: SocketAddr, hung_up: &Arc<AtomicUsize>) -> JoinSet<()> {
+    let mut strangers = JoinSet::new();
+    for number in 0..128 {
+        let hung_up = Arc::clone(hung_up);
+        let from = SocketAddr::from((Ipv4Addr::new(127, 255, 0, 1 + number / 4), 0));
+        strangers.spawn(async move {
+            loop {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(from).unwrap();
+                if let Ok(mut stream) = socket.connect(to).await {
+                    let _ = stream.read_u8().await;
+                    hung_up.fetch_add(1, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    strangers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_hold_all_places_and_come_again_keep_no_guardian_out() {
+    for is_known in [false, true] {
+        let mut all = guardians(2);
+        if is_known {
+            // Where connections of this machine come from.
+            all.peers[0].p2p_address = "127.0.0.1:1".into();
+        }
+        let (_one, _one_in) = all.start(1);
+        let hung_up = Arc::default();
+        let _strangers = besiege(all.listen[1], &hung_up);
+        wait_for("all places to be taken", || {
+            hung_up.load(Ordering::Relaxed) > 0
+        })
+        .await;
+        let (zero, _zero_in) = all.start(0);
+        for _ in 0..3 {
+            wait_connected(&zero, 1).await;
+            let before = zero.connections().borrow()[1];
+            zero.cut();
+            wait_for("another connection", || {
+                let now = zero.connections().borrow()[1];
+                now != 0 && now != before
+            })
+            .await;
+        }
+    }
 }
 
 #[tokio::test]

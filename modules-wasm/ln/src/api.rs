@@ -94,9 +94,13 @@ pub fn ask_routing(api: &str) -> Want {
     get(route(api, "routing"))
 }
 
-/// Tells of an outgoing contract that is accepted.
-pub fn tell_payment(api: &str, invoice: &str, contract: &ContractId) -> Want {
-    let body = modmint_sdk::object! { "invoice" => invoice, "contract" => contract.as_slice() };
+/// Tells of an outgoing contract that is accepted, signed by its payer.
+pub fn tell_payment(api: &str, invoice: &str, contract: &ContractId, signature: &[u8; 64]) -> Want {
+    let body = modmint_sdk::object! {
+        "invoice" => invoice,
+        "contract" => contract.as_slice(),
+        "signature" => signature.as_slice(),
+    };
     post(route(api, "payments"), &body)
 }
 

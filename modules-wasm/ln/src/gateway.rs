@@ -13,7 +13,7 @@ use crate::{
     Gateway, GatewayFee, IncomingContract, KEY, LnConfig, Offer, Outgoing, OutgoingContract,
     Preimage, announces,
     api::{self, Paid},
-    asks_for_shares, cancels,
+    asks_for_shares, asks_to_pay, cancels,
     client::{
         ATTEMPTS, LATER_SECONDS, State, Step, answer, failed, failure, gateway_key, gateway_path,
         planned, take,
@@ -55,6 +55,8 @@ parameters! {
         invoice: String,
         /// The contract's id, 32 bytes.
         contract: Vec<u8>,
+        /// That the contract's payer asks for this invoice: 64 bytes, BIP 340.
+        signature: Vec<u8>,
         /// The most that routing may cost.
         maximum_routing_fee: Amount,
         /// The least that the contract has to hold beside the invoice's amount.
@@ -75,10 +77,19 @@ parameters! {
     }
 }
 
-/// How many blocks before a contract's timelock its gateway no longer waits for the
-/// preimage: it takes a transaction to claim, and federations may stand still for a
-/// while.
-pub const CLAIM_MARGIN_BLOCKS: u32 = 6;
+/// How many blocks before a contract's timelock the last HTLC that pays for it ends.
+///
+/// A payee may show the preimage on chain for as long as the node has not taken the HTLC
+/// back there. The node's library (LDK) closes the channel 3 blocks behind the HTLC's end
+/// (`LATENCY_GRACE_PERIOD_BLOCKS`), and reckons that each of the two transactions which
+/// take it back needs up to 18 (`MAX_BLOCKS_FOR_CONF`): a preimage may come 39 blocks late.
+/// A payer who is also the payee would have the contract back by then, and claim on chain.
+/// 6 blocks more (`ANTI_REORG_DELAY`) pass before what is taken back is so for good, and 3
+/// for a node that sees blocks late. These 48 are what the library, by the same reckoning,
+/// demands between what a node is paid by and what it pays (`MIN_CLTV_EXPIRY_DELTA`). The
+/// claim itself has the 9 that are left behind the 39, an hour and a half for a federation
+/// that stands still, and what agreed height lags behind the chain.
+pub const CLAIM_MARGIN_BLOCKS: u32 = 48;
 /// How many blocks a payment that the node holds has to have left.
 const RECEIVE_MARGIN_BLOCKS: u32 = 2;
 /// How long a purchase may be decided, from the moment at which the node holds the
@@ -180,7 +191,7 @@ pub struct GatewayPay {
 /// How far it is.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 enum PayStage {
-    /// Guardians are asked for the contract.
+    /// Guardians are asked for the contract; of a version that wanted no signature.
     Looking { clock: u32 },
     /// The node pays; also while it is asked again later.
     Paying(OutgoingContract),
@@ -191,8 +202,16 @@ enum PayStage {
         routing_fee: u64,
         attempt: u32,
     },
-    /// The contract is being given back.
+    /// The contract is being given back; of a version that did not try again.
     Cancelling { why: (String, String), attempt: u32 },
+    /// Guardians are asked for the contract.
+    Asked { clock: u32, signature: Vec<u8> },
+    /// The contract is being given back, for as long as its payer cannot take it alone.
+    GivingBack {
+        why: (String, String),
+        timelock: u32,
+        attempt: u32,
+    },
 }
 
 impl GatewayPay {
@@ -225,7 +244,10 @@ pub fn start_pay(action: GatewayPayAction) -> Result<Step, Refusal> {
         maximum_routing_fee: action.maximum_routing_fee.0,
         minimum_fee: action.minimum_fee.0,
         // Both effects are named below.
-        stage: PayStage::Looking { clock: 2 },
+        stage: PayStage::Asked {
+            clock: 2,
+            signature: action.signature,
+        },
         effect: 0,
     };
     let query = OutgoingQuery {
@@ -242,11 +264,12 @@ pub fn start_pay(action: GatewayPayAction) -> Result<Step, Refusal> {
 /// Goes on with one.
 pub fn advance_pay(pay: GatewayPay, effect: u32, outcome: EffectResult) -> Step {
     match pay.stage.clone() {
-        PayStage::Looking { clock } if effect == clock => failed(Refusal::new(
-            "no-such-contract",
-            "guardians do not know this contract",
-        )),
-        PayStage::Looking { .. } => found(pay, outcome),
+        PayStage::Looking { clock } | PayStage::Asked { clock, .. } if effect == clock => failed(
+            Refusal::new("no-such-contract", "guardians do not know this contract"),
+        ),
+        // Its payer asks again, with a signature.
+        PayStage::Looking { .. } => found(pay, &[], outcome),
+        PayStage::Asked { signature, .. } => found(pay, &signature, outcome),
         PayStage::Paying(contract) => served(pay, contract, outcome),
         PayStage::Claiming {
             amount,
@@ -254,11 +277,19 @@ pub fn advance_pay(pay: GatewayPay, effect: u32, outcome: EffectResult) -> Step 
             routing_fee,
             attempt,
         } => claimed(pay, amount, preimage, routing_fee, attempt, outcome),
-        PayStage::Cancelling { why, attempt } => cancelled(pay, why, attempt, outcome),
+        PayStage::Cancelling { why, attempt } => {
+            // How long it lasts that version has not kept: guardians say when it is over.
+            cancelled(pay, why, u32::MAX, attempt, outcome)
+        }
+        PayStage::GivingBack {
+            why,
+            timelock,
+            attempt,
+        } => cancelled(pay, why, timelock, attempt, outcome),
     }
 }
 
-fn found(pay: GatewayPay, outcome: EffectResult) -> Step {
+fn found(pay: GatewayPay, signature: &[u8], outcome: EffectResult) -> Step {
     let Outgoing {
         contract,
         cancelled,
@@ -278,11 +309,40 @@ fn found(pay: GatewayPay, outcome: EffectResult) -> Step {
             "this contract has been cancelled; its payer has the money back",
         ));
     }
+    // Anybody may have asked: the contract stays as it is.
+    if let Err(refusal) = check_asker(&pay, &contract, signature) {
+        return failed(refusal);
+    }
     match check(&pay, &contract) {
         Ok(()) => ask_node(pay, contract),
         // The payer need not wait for the timelock.
-        Err(refusal) => give_back(pay, (refusal.code, refusal.message), 1),
+        Err(refusal) => give_back(pay, (refusal.code, refusal.message), contract.timelock, 1),
     }
+}
+
+/// Refuses a request that is not about this contract, or not its payer's: guardians show
+/// contracts to everybody, and who chose the invoice could have any of them cancelled, or
+/// spent on another payee.
+fn check_asker(
+    pay: &GatewayPay,
+    contract: &OutgoingContract,
+    signature: &[u8],
+) -> Result<(), Refusal> {
+    if contract.payment_hash != pay.invoice.payment_hash {
+        return Err(Refusal::new(
+            "wrong-hash",
+            "the contract is for another payment hash than the invoice",
+        ));
+    }
+    let message = asks_to_pay(&pay.contract, &pay.invoice.text);
+    if !crypto::verify_schnorr(&contract.user_key, &message, signature) {
+        return Err(Refusal::new(
+            "bad-signature",
+            "which invoice is paid for a contract its payer says, by a signature over both \
+             with the key that may refund it; this is none",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses what a gateway should not pay for.
@@ -292,12 +352,6 @@ fn check(pay: &GatewayPay, contract: &OutgoingContract) -> Result<(), Refusal> {
         minimum_fee,
         ..
     } = pay;
-    if contract.payment_hash != invoice.payment_hash {
-        return Err(Refusal::new(
-            "wrong-hash",
-            "the contract is for another payment hash than the invoice",
-        ));
-    }
     let least = invoice.amount.saturating_add(*minimum_fee);
     if contract.amount < least {
         return Err(Refusal::new(
@@ -360,7 +414,7 @@ fn served(mut pay: GatewayPay, contract: OutgoingContract, outcome: EffectResult
             log::warn("lightning.pay answers with no preimage of the invoice's hash");
         }
         EffectResult::Failed(refusal) if refusal.code == PAYMENT_FAILED => {
-            return give_back(pay, (refusal.code, refusal.message), 1);
+            return give_back(pay, (refusal.code, refusal.message), contract.timelock, 1);
         }
         EffectResult::TimeReached => return ask_node(pay, contract),
         // Whether anything was paid nobody knows: asked until it is known.
@@ -444,7 +498,7 @@ fn claimed(
     }
 }
 
-fn give_back(mut pay: GatewayPay, why: (String, String), attempt: u32) -> Step {
+fn give_back(mut pay: GatewayPay, why: (String, String), timelock: u32, attempt: u32) -> Step {
     let contract = pay.contract;
     let signature = wallet::sign_schnorr(&gateway_path(), None, &cancels(&contract));
     let output = ContractOrOfferOutput::CancelOutgoing(CancelOutgoing {
@@ -458,31 +512,48 @@ fn give_back(mut pay: GatewayPay, why: (String, String), attempt: u32) -> Step {
         confirm: confirmed("give a contract back that was not paid for"),
     };
     let effect = pay.next();
-    pay.at(PayStage::Cancelling { why, attempt })
-        .step()
-        .submit(effect, plan)
+    let stage = PayStage::GivingBack {
+        why,
+        timelock,
+        attempt,
+    };
+    pay.at(stage).step().submit(effect, plan)
 }
 
 fn cancelled(
-    pay: GatewayPay,
-    (code, message): (String, String),
+    mut pay: GatewayPay,
+    why: (String, String),
+    timelock: u32,
     attempt: u32,
     outcome: EffectResult,
 ) -> Step {
-    match outcome {
+    let stage = match outcome {
+        EffectResult::Accepted(_) => "cancelled",
+        EffectResult::Rejected(Rejection { refusal, .. })
+            if ["contract-cancelled", "no-such-contract"].contains(&refusal.code.as_str()) =>
+        {
+            "cancelled"
+        }
         EffectResult::Rejected(rejection) if rejection.is_elsewhere() && attempt < ATTEMPTS => {
-            give_back(pay, (code, message), attempt + 1)
+            return give_back(pay, why, timelock, attempt + 1);
         }
-        outcome => {
-            // If this failed too, the timelock remains.
-            let stage = match outcome {
-                EffectResult::Accepted(_) => "cancelled",
-                _ => "failed",
+        // From then on the payer needs nobody.
+        _ if federation::block_height() >= timelock => "failed",
+        EffectResult::TimeReached => return give_back(pay, why, timelock, 1),
+        _ => {
+            let effect = pay.next();
+            let later = wallet::unix_time().saturating_add(LATER_SECONDS);
+            let stage = PayStage::GivingBack {
+                why,
+                timelock,
+                attempt,
             };
-            let shown = object! { "payment_hash" => pay.invoice.payment_hash.as_slice() };
-            failed(Refusal::new(&code, message.clone())).progress(stage, message, shown)
+            return pay.at(stage).step().until(effect, later);
         }
-    }
+    };
+    let (code, message) = why;
+    let shown = object! { "payment_hash" => pay.invoice.payment_hash.as_slice() };
+    failed(Refusal::new(&code, message.clone())).progress(stage, message, shown)
 }
 
 // Receiving for somebody.

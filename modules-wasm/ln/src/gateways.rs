@@ -1,10 +1,16 @@
-//! Which gateway: those that have announced themselves are asked for a quote, and the
-//! cheapest that answers is taken.
+//! Which gateway: those that have announced themselves are asked for a quote, some at a
+//! time, until one of them does it.
+//!
+//! Those that guardians have vetted are asked before all others, so a cheaper stranger
+//! does not come before one of them that does it. Anybody can announce a hundred gateways
+//! for little, at whatever price: so strangers are asked in an order that is drawn. Of
+//! those that answer in time the cheapest is taken, and of these the one that wants money
+//! locked for the shortest time.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
-    Agreement, Amount, EffectResult, Json, PeerAnswer, Refusal, Transition, federation, object,
-    parameters, to_hex, wallet,
+    Agreement, Amount, EffectResult, Json, PeerAnswer, Refusal, Transition, crypto, federation,
+    object, parameters, to_hex, wallet,
 };
 
 use crate::{
@@ -21,10 +27,14 @@ parameters! {
 
 /// How many are asked for a quote at once.
 const MOST_ASKED: usize = 5;
-/// When those that have not answered are left out, if others have.
+/// How many of all that were asked are still listened to; the host does 64 things at once.
+const MOST_HEARD: usize = 50;
+/// When those that have not answered are left out, if others have, or the next are asked.
 const PATIENCE_SECONDS: u64 = 5;
-/// No money is locked for longer than two weeks.
-const MOST_BLOCKS: u32 = 2016;
+/// No money is locked for longer than three days, unless the person has named the gateway:
+/// then for two weeks. A gateway whose operator has changed nothing wants 336 blocks.
+const MOST_BLOCKS: u32 = 432;
+const MOST_BLOCKS_OF_NAMED: u32 = 2016;
 
 /// What is wanted of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -50,15 +60,37 @@ pub struct Quoted {
     pub blocks: u32,
 }
 
-/// The gateways that are being asked.
+/// What a quote may come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Millisatoshi.
+    pub fee: u64,
+    /// How far away a timelock may be.
+    pub blocks: u32,
+}
+
+/// How far away a timelock may be if the person has said this of the gateway.
+pub fn most_blocks(wanted: Option<&str>) -> u32 {
+    match wanted {
+        Some(_) => MOST_BLOCKS_OF_NAMED,
+        None => MOST_BLOCKS,
+    }
+}
+
+/// The gateways that are being asked, and those that are next.
+///
+/// Effects are numbered when it opens: each group has one for its clock and the ones
+/// behind it for its gateways.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Market {
     direction: Direction,
     /// The invoice's, millisatoshi.
     amount: u64,
-    /// Those that have not answered, by their effects.
+    /// Those that have not answered, by their effects: asked already if that is of the
+    /// clock's group or one before.
     asked: Vec<(u32, Gateway)>,
-    /// The effect that ends waiting for more, until it has come.
+    /// The effect that ends waiting for more of the last group that was asked; none once
+    /// all have been asked and it has come.
     clock: Option<(u32, u64)>,
     quotes: Vec<Quoted>,
     /// What spoke against the others.
@@ -85,9 +117,9 @@ impl GatewayFee {
 }
 
 impl Market {
-    /// Asks the most promising: vetted ones first, then by what they announce. `wanted`
-    /// is the one to ask by its key, alias or address; an address need not be announced.
-    /// The effects are numbered from `first` on.
+    /// Asks the first group of them, see the module. `wanted` is the one to ask by its key,
+    /// alias or address; an address need not be announced. The effects are numbered from
+    /// `first` on.
     ///
     /// # Errors
     /// `no-gateway`.
@@ -122,33 +154,49 @@ impl Market {
             };
             return Err(Refusal::new("no-gateway", message));
         }
-        left.sort_by_key(|known| {
+        let (mut vetted, others): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|known| known.vetted);
+        vetted.sort_by_key(|known| {
             let fee = GatewayFee::announced(&known.gateway, direction).of(amount);
-            (!known.vetted, fee.unwrap_or(u64::MAX))
+            fee.unwrap_or(u64::MAX)
         });
-        let asked: Vec<_> = (first + 1..)
-            .zip(left.into_iter().map(|known| known.gateway))
-            .take(MOST_ASKED)
-            .collect();
-        let late = wallet::unix_time().saturating_add(PATIENCE_SECONDS);
+        let drawn = in_drawn_order(others);
+        let groups = vetted.chunks(MOST_ASKED).chain(drawn.chunks(MOST_ASKED));
+        let clocks = (first..).step_by(MOST_ASKED + 1);
+        let numbered = clocks.zip(groups).flat_map(|(clock, group)| {
+            let gateways = group.iter().map(|known| known.gateway.clone());
+            (clock + 1..).zip(gateways)
+        });
         Ok(Self {
             direction,
             amount,
-            asked,
-            clock: Some((first, late)),
+            asked: numbered.collect(),
+            clock: Some((first, soon())),
             quotes: Vec::new(),
             against: Vec::new(),
         })
     }
 
     /// The highest number of an effect.
-    pub fn last_effect(first: u32) -> u32 {
-        first + MOST_ASKED as u32
+    pub fn last_effect(&self) -> u32 {
+        let last = self.asked.last().map(|(effect, _)| *effect);
+        last.unwrap_or_default()
+    }
+
+    /// Of those that have not answered, how many have been asked: they come first.
+    fn asked_already(&self) -> usize {
+        match self.clock {
+            Some((clock, _)) => {
+                let last = clock + MOST_ASKED as u32;
+                self.asked.partition_point(|(effect, _)| *effect <= last)
+            }
+            None => self.asked.len(),
+        }
     }
 
     /// Waits for their answers.
     pub fn wait<S>(&self, mut step: Transition<S>) -> Transition<S> {
-        for (effect, gateway) in &self.asked {
+        for (effect, gateway) in &self.asked[..self.asked_already()] {
             step = step.want(*effect, api::ask_routing(&gateway.api));
         }
         match self.clock {
@@ -158,21 +206,51 @@ impl Market {
     }
 
     /// Takes an answer in; says whether it is time to choose.
-    pub fn hear(&mut self, effect: u32, outcome: EffectResult) -> bool {
-        if self.clock.is_some_and(|(clock, _)| clock == effect) {
-            self.clock = None;
-        }
+    pub fn hear(&mut self, effect: u32, outcome: EffectResult, limits: Limits) -> bool {
         if let Some(place) = self.asked.iter().position(|(asked, _)| *asked == effect) {
-            let (_, gateway) = self.asked.swap_remove(place);
-            match self.quote(&gateway, outcome) {
+            let (_, gateway) = self.asked.remove(place);
+            match self.quote(&gateway, outcome, limits.blocks) {
                 Ok(quote) => self.quotes.push(quote),
                 Err(refusal) => self.against.push(refusal.message),
             }
         }
-        self.asked.is_empty() || (self.clock.is_none() && !self.quotes.is_empty())
+        let done = self.quotes.iter().any(|quote| quote.fee <= limits.fee);
+        let asked = self.asked_already();
+        let Some((clock, _)) = self.clock else {
+            return done || self.asked.is_empty();
+        };
+        let group = self.asked[..asked].iter().any(|(asked, _)| *asked > clock);
+        if group && effect != clock {
+            return false;
+        }
+        // All of the group have answered, or have had their time.
+        if done {
+            return true;
+        }
+        match self.asked.get(asked) {
+            Some((next, _)) => {
+                self.clock = Some((next - 1, soon()));
+                let late = self.asked_already().saturating_sub(MOST_HEARD);
+                let late = self.asked.drain(..late).map(|(_, gateway)| gateway);
+                let silent = late.map(|gateway| format!("{} does not answer", name(&gateway)));
+                self.against.extend(silent);
+                false
+            }
+            None => {
+                if effect == clock {
+                    self.clock = None;
+                }
+                self.asked.is_empty()
+            }
+        }
     }
 
-    fn quote(&self, gateway: &Gateway, outcome: EffectResult) -> Result<Quoted, Refusal> {
+    fn quote(
+        &self,
+        gateway: &Gateway,
+        outcome: EffectResult,
+        most_blocks: u32,
+    ) -> Result<Quoted, Refusal> {
         let name = name(gateway);
         let against = |message: String| Refusal::new("bad-gateway", format!("{name} {message}"));
         let routing: Routing = api::read_response(&name, outcome)?;
@@ -190,9 +268,10 @@ impl Market {
             let most = Amount(routing.maximum_invoice_msat);
             return Err(against(format!("takes {most} at most")));
         }
-        if routing.minimum_timelock_blocks > MOST_BLOCKS {
+        if routing.minimum_timelock_blocks > most_blocks {
             return Err(against(format!(
-                "wants money locked for {} blocks; {MOST_BLOCKS} is the most",
+                "wants money locked for {} blocks; {most_blocks} is the most, and \
+                 {MOST_BLOCKS_OF_NAMED} for a gateway that is named",
                 routing.minimum_timelock_blocks
             )));
         }
@@ -216,7 +295,7 @@ impl Market {
         })
     }
 
-    /// Those that do it for at most `most`, the cheapest last.
+    /// Those that do it for at most `most`, the one to take last.
     ///
     /// # Errors
     /// `no-gateway`: what speaks against each.
@@ -240,7 +319,7 @@ impl Market {
             return Err(Refusal::new("no-gateway", message));
         }
         self.quotes
-            .sort_by_key(|quote| core::cmp::Reverse(quote.fee));
+            .sort_by_key(|quote| core::cmp::Reverse((quote.fee, quote.blocks)));
         Ok(self.quotes)
     }
 }
@@ -252,6 +331,22 @@ pub fn usual_most(amount: u64) -> u64 {
         parts_per_million: 15_000,
     };
     usual.of(amount).unwrap_or(u64::MAX)
+}
+
+/// Not by anything that a gateway could choose.
+fn in_drawn_order(gateways: Vec<KnownGateway>) -> Vec<KnownGateway> {
+    let lot = wallet::random::<32>();
+    let drawn = |known: KnownGateway| {
+        let bytes = [&lot[..], &known.gateway.gateway_key].concat();
+        (crypto::sha256(&bytes), known)
+    };
+    let mut drawn: Vec<_> = gateways.into_iter().map(drawn).collect();
+    drawn.sort_by_key(|(place, _)| *place);
+    drawn.into_iter().map(|(_, known)| known).collect()
+}
+
+fn soon() -> u64 {
+    wallet::unix_time().saturating_add(PATIENCE_SECONDS)
 }
 
 /// No key, for a gateway of which nothing but the address is known.

@@ -34,15 +34,15 @@ use modmint_sdk::{
 
 pub use client::State;
 pub use gateway::{
-    AnnounceAction, GatewayKeyAction, GatewayPay, GatewayPayAction, GatewayReceive,
-    GatewayReceiveAction,
+    AnnounceAction, CLAIM_MARGIN_BLOCKS, GatewayKeyAction, GatewayPay, GatewayPayAction,
+    GatewayReceive, GatewayReceiveAction,
 };
 pub use gateways::GatewaysAction;
 pub use messages::{
     Announcement, Bought, CIPHERTEXT, CancelOutgoing, Contract, ContractId, ContractInput,
     ContractOrOfferOutput, Gateway, GatewayFee, IncomingContract, KEY, KnownGateway, LnConfig,
     LnItem, Offer, OfferId, OpenContract, Outgoing, OutgoingContract, PaymentHash, Preimage,
-    PublicKey, Refundable, announces, asks_for_shares, cancels, contract_id,
+    PublicKey, Refundable, announces, asks_for_shares, asks_to_pay, cancels, contract_id,
 };
 pub use pay::PayAction;
 pub use receive::InvoiceAction;

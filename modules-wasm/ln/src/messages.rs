@@ -275,6 +275,15 @@ pub fn cancels(contract: &ContractId) -> [u8; 32] {
     tagged("modmint/ln/cancel", &[&federation::id(), contract])
 }
 
+/// What a payer signs, with the key that may refund the contract, to have this invoice
+/// paid for it and no other.
+pub fn asks_to_pay(contract: &ContractId, invoice: &str) -> [u8; 32] {
+    tagged(
+        "modmint/ln/pay",
+        &[&federation::id(), contract, invoice.as_bytes()],
+    )
+}
+
 /// What a gateway signs to announce itself.
 pub fn announces(gateway: &Gateway) -> [u8; 32] {
     tagged(

@@ -10,12 +10,13 @@ use crate::{
     Contract, ContractId, ContractInput, ContractOrOfferOutput, KnownGateway, LnConfig,
     OutgoingContract, PaymentHash, Preimage, PublicKey, Refundable,
     api::{self, PaymentState},
+    asks_to_pay,
     client::{
         ATTEMPTS, LATER_SECONDS, Purpose, State, Step, answer, failed, failure, path, planned,
         stopped, take,
     },
     contract_id,
-    gateways::{self, Direction, Market, Quoted},
+    gateways::{self, Direction, Limits, Market, Quoted},
     invoice::Invoice,
     lnurl::{self, Lookup, PayRequest},
     server::{PreimageQuery, RefundableQuery},
@@ -28,7 +29,7 @@ parameters! {
         to: String,
         /// How much, for an address or an LNURL; an invoice says it itself.
         amount: Option<Amount>,
-        /// The gateway to pay through: its alias, key or address; the cheapest unless said otherwise.
+        /// The gateway to pay through: its alias, key or address; the cheapest unless said otherwise. One that is named may have the money locked for two weeks, another for three days.
         gateway: Option<String>,
         /// The most that the gateway may ask; 100 sat and 1.5 % unless said otherwise.
         maximum_fee: Option<Amount>,
@@ -275,7 +276,7 @@ fn listed(mut pay: Pay, invoice: Invoice, outcome: EffectResult) -> Step {
     let wanted = pay.gateway.as_deref();
     match Market::open(known, wanted, Direction::Pay, invoice.amount, first) {
         Ok(market) => {
-            pay.effect = Market::last_effect(first);
+            pay.effect = market.last_effect();
             let step = pay.at(Stage::Quoting(invoice, market.clone())).step();
             market
                 .wait(step)
@@ -292,12 +293,16 @@ fn quoted(
     effect: u32,
     outcome: EffectResult,
 ) -> Step {
-    if !market.hear(effect, outcome) {
+    let usual = gateways::usual_most(invoice.amount);
+    let limits = Limits {
+        fee: pay.maximum_fee.unwrap_or(usual),
+        blocks: gateways::most_blocks(pay.gateway.as_deref()),
+    };
+    if !market.hear(effect, outcome, limits) {
         let step = pay.at(Stage::Quoting(invoice, market.clone())).step();
         return market.wait(step);
     }
-    let usual = gateways::usual_most(invoice.amount);
-    let quotes = market.close(pay.maximum_fee.unwrap_or(usual));
+    let quotes = market.close(limits.fee);
     let cheapest = quotes.map(|mut quotes| quotes.pop());
     let chosen = match cheapest {
         Ok(Some(quoted)) => quoted,
@@ -469,7 +474,11 @@ fn wait(pay: Pay, waiting: Waiting) -> Step {
     match waiting.tell {
         Tell::Now(effect) => {
             let (api, invoice) = (&waiting.quoted.api, &waiting.invoice.text);
-            step.want(effect, api::tell_payment(api, invoice, &waiting.id))
+            let signer = path(Purpose::Refund, &waiting.contract.nonce);
+            let message = asks_to_pay(&waiting.id, invoice);
+            let signature = wallet::sign_schnorr(&signer, None, &message);
+            let told = api::tell_payment(api, invoice, &waiting.id, &signature);
+            step.want(effect, told)
         }
         Tell::At(effect, time) => step.until(effect, time),
     }

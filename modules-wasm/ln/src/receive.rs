@@ -13,7 +13,7 @@ use crate::{
     client::{
         ATTEMPTS, LATER_SECONDS, Purpose, State, Step, answer, encoded, failed, path, stopped, take,
     },
-    gateways::{self, Direction, Market, Quoted},
+    gateways::{self, Direction, Limits, Market, Quoted},
     invoice::Invoice,
     server::{IncomingQuery, MOST_OFFER_SECONDS},
 };
@@ -203,7 +203,7 @@ fn listed(mut receive: Receive, outcome: EffectResult) -> Step {
     let wanted = receive.gateway.as_deref();
     match Market::open(known, wanted, Direction::Receive, receive.amount, first) {
         Ok(market) => {
-            receive.effect = Market::last_effect(first);
+            receive.effect = market.last_effect();
             let step = receive.at(Stage::Quoting(market.clone())).step();
             market
                 .wait(step)
@@ -214,7 +214,12 @@ fn listed(mut receive: Receive, outcome: EffectResult) -> Step {
 }
 
 fn quoted(receive: Receive, mut market: Market, effect: u32, outcome: EffectResult) -> Step {
-    if !market.hear(effect, outcome) {
+    let limits = Limits {
+        fee: receive.maximum_fee,
+        // Nothing of the receiver's is locked.
+        blocks: u32::MAX,
+    };
+    if !market.hear(effect, outcome, limits) {
         return market.wait(receive.at(Stage::Quoting(market.clone())).step());
     }
     match market.close(receive.maximum_fee) {

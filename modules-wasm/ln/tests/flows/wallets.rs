@@ -115,14 +115,14 @@ fn a_gateway_that_is_away_is_left_out_and_told_later() {
     assert_eq!(alice.finished(payment), Some(Ok(())));
 }
 
-/// Another gateway, which is announced and asks less.
-fn cheaper(world: &World) {
-    let mut other = Wallet::new(&world.federation, "cheaper");
+/// Another gateway, which is announced and asks less; its key.
+fn announced(world: &World, name: &str) -> PublicKey {
+    let mut other = Wallet::new(&world.federation, name);
     other.endow(100);
     let announce = AnnounceAction {
-        api: "https://cheaper.example".into(),
+        api: format!("https://{name}.example"),
         node_key: vec![3; 33],
-        alias: "cheaper".into(),
+        alias: name.into(),
         pay_base_msat: 1,
         pay_parts_per_million: 0,
         receive_base_msat: 1,
@@ -132,12 +132,101 @@ fn cheaper(world: &World) {
     other
         .perform(LN, "gateway-announce", announce.arguments())
         .unwrap();
+    let shown = other.perform(LN, "gateway-key", Vec::new()).unwrap();
+    let key = other.operation(shown).detail("gateway_key").unwrap();
+    modmint_core::decode_hex(&key).unwrap().try_into().unwrap()
+}
+
+/// What such a gateway answers, for this fee and so long a lock.
+fn quotes(world: &World, name: &str, key: &PublicKey, fee: u64, blocks: u32) {
+    let answer = json!({
+        "gateway_key": modmint_sdk::to_hex(key),
+        "network": "regtest",
+        "pay_base_msat": fee,
+        "pay_parts_per_million": 0,
+        "receive_base_msat": fee,
+        "receive_parts_per_million": 0,
+        "minimum_timelock_blocks": blocks,
+        "maximum_invoice_msat": 1_000_000 * SAT,
+    });
+    let api = format!("https://{name}.example");
+    world.node.borrow_mut().others.insert(api, answer);
+}
+
+fn vet(world: &World, gateway_key: PublicKey) {
+    let good = LnItem::Vet {
+        gateway_key,
+        good: true,
+    };
+    world
+        .federation
+        .consensus(LN, || Ln::process_consensus_item(0, good.clone()))
+        .unwrap();
+}
+
+#[test]
+fn many_cheap_gateways_that_are_not_there_keep_nobody_from_paying() {
+    let world = World::new(1);
+    for n in 0..23 {
+        announced(&world, &format!("dead{n}"));
+    }
+    let mut alice = world.wallet("alice", 20_000);
+    let payment = alice.pay(&world.outside_invoice(1, 1_000 * SAT));
+    assert_eq!(alice.stage(payment), "pending");
+    let mut bob = world.wallet("bob", 0);
+    let (_, invoice) = bob.invoice(3_000 * SAT);
+    assert!(invoice.starts_with("lnbcrt"));
+}
+
+#[test]
+fn a_gateway_that_guardians_have_vetted_comes_before_cheaper_strangers() {
+    let mut world = World::new(1);
+    for n in 0..12 {
+        let name = format!("cheap{n}");
+        let key = announced(&world, &name);
+        quotes(&world, &name, &key, 1, 10);
+    }
+    let key = world.gateway_key();
+    vet(&world, key);
+    let mut alice = world.wallet("alice", 40_000);
+    let payment = alice.pay(&world.outside_invoice(1, 1_000 * SAT));
+    assert_eq!(alice.detail(payment, "gateway"), "gateway");
+    // It is away, or asks too much: strangers are asked.
+    let mut cheap = to(&world.outside_invoice(2, 1_000 * SAT));
+    cheap.maximum_fee = Some(Amount(PAY_FEE - 1));
+    let payment = alice.pay_with(cheap).unwrap();
+    assert!(alice.detail(payment, "gateway").starts_with("cheap"));
+    world.node.borrow_mut().down = true;
+    let payment = alice.pay(&world.outside_invoice(3, 1_000 * SAT));
+    assert!(alice.detail(payment, "gateway").starts_with("cheap"));
+}
+
+#[test]
+fn of_two_that_ask_the_same_the_shorter_lock_is_taken_and_a_long_one_by_name_alone() {
+    let world = World::new(1);
+    for (name, fee, blocks) in [("slow", 5, 400), ("quick", 5, 300), ("week", 1, 1_000)] {
+        let key = announced(&world, name);
+        quotes(&world, name, &key, fee, blocks);
+    }
+    let mut alice = world.wallet("alice", 20_000);
+    let payment = alice.pay(&world.outside_invoice(1, 1_000 * SAT));
+    assert_eq!(alice.detail(payment, "gateway"), "quick");
+    let mut named = to(&world.outside_invoice(2, 1_000 * SAT));
+    named.gateway = Some("week".into());
+    let payment = alice.pay_with(named).unwrap();
+    assert_eq!(alice.detail(payment, "gateway"), "week");
+    let key = announced(&world, "month");
+    quotes(&world, "month", &key, 1, 2_017);
+    let mut named = to(&world.outside_invoice(3, 1_000 * SAT));
+    named.gateway = Some("month".into());
+    let payment = alice.pay_with(named).unwrap();
+    assert_eq!(code(alice.finished(payment)), "no-gateway");
 }
 
 #[test]
 fn another_gateway_is_taken_when_the_cheapest_does_not_answer() {
     let world = World::new(1);
-    cheaper(&world);
+    announced(&world, "cheaper");
     let mut alice = world.wallet("alice", 20_000);
     let shown = alice.wallet.perform(LN, "gateways", Vec::new()).unwrap();
     let details = alice.wallet.operation(shown).details();
@@ -256,10 +345,11 @@ fn a_contract_that_does_not_suit_is_given_back_at_once() {
     let invoice = world.outside_invoice(1, 1_000 * SAT);
     let payment = alice.pay(&invoice);
     // The gateway asks more by now.
-    let contract = world.node.borrow().posted[0].1;
+    let (_, contract, signature) = world.node.borrow().posted[0].clone();
     let action = GatewayPayAction {
         invoice,
         contract: contract.to_vec(),
+        signature,
         maximum_routing_fee: Amount(PAY_FEE),
         minimum_fee: Amount(PAY_FEE + 1),
     };
@@ -272,11 +362,133 @@ fn a_contract_that_does_not_suit_is_given_back_at_once() {
 }
 
 #[test]
+fn nobody_but_the_payer_says_what_is_paid_for_a_contract_or_has_it_cancelled() {
+    let mut world = World::new(1);
+    let mut alice = world.wallet("alice", 20_000);
+    let invoice = world.outside_invoice(1, 1_000 * SAT);
+    let payment = alice.pay(&invoice);
+    let (_, contract, signature) = world.node.borrow().posted[0].clone();
+    world.node.borrow_mut().knows(1);
+    let time = world.federation.time();
+    let other_hash = world.outside_invoice(2, 1_000 * SAT);
+    // Of the same hash, and dearer, cheaper, or somebody else's.
+    let dearer = world.outside_invoice(1, 2_000 * SAT);
+    let longer = crate::world::invoice(Currency::Regtest, hash_of(1), 1_000 * SAT, time, 7_200);
+    for (invoice, signature, refused) in [
+        (&other_hash, signature.clone(), "wrong-hash"),
+        (&dearer, signature.clone(), "bad-signature"),
+        (&longer, signature.clone(), "bad-signature"),
+        (&invoice, vec![7; 64], "bad-signature"),
+        (&invoice, Vec::new(), "bad-signature"),
+    ] {
+        let action = GatewayPayAction {
+            invoice: invoice.clone(),
+            contract: contract.to_vec(),
+            signature,
+            maximum_routing_fee: Amount(PAY_FEE),
+            minimum_fee: Amount(PAY_FEE),
+        };
+        let asked = world.gateway.perform(LN, "gateway-pay", action.arguments());
+        let end = world.gateway.operation(asked.unwrap()).finished();
+        assert_eq!(code(end), refused);
+        alice.run();
+        assert_eq!(alice.stage(payment), "pending");
+    }
+    assert!(world.node.borrow().latest_heights.is_empty());
+    world.serve_payments();
+    alice.run();
+    assert_eq!(alice.finished(payment), Some(Ok(())));
+    world.check(&[&alice]);
+}
+
+#[test]
+fn a_contract_that_cannot_be_given_back_now_is_given_back_later() {
+    let mut world = World::new(1);
+    let mut alice = world.wallet("alice", 20_000);
+    let payment = alice.pay(&world.outside_invoice(1, 1_000 * SAT));
+    world.node.borrow_mut().cannot_pay(1);
+    // As where the transaction costs more than the gateway has.
+    world.gateway.set_confirms(false);
+    let served = world.serve_payments()[0];
+    for _ in 0..3 {
+        world.federation.pass(30);
+        carry_on(&mut world.gateway);
+        assert_eq!(world.gateway.operation(served).finished(), None);
+    }
+    alice.run();
+    assert_eq!(alice.stage(payment), "pending");
+    world.gateway.set_confirms(true);
+    world.federation.pass(30);
+    carry_on(&mut world.gateway);
+    let end = world.gateway.operation(served).finished();
+    assert_eq!(code(end), "payment-failed");
+    alice.run();
+    assert_eq!(alice.stage(payment), "refunded");
+    world.check(&[&alice]);
+}
+
+#[test]
+fn what_cannot_be_given_back_is_let_go_once_its_payer_needs_nobody() {
+    let mut world = World::new(1);
+    let mut alice = world.wallet("alice", 20_000);
+    let payment = alice.pay(&world.outside_invoice(1, 1_000 * SAT));
+    let timelock = alice.timelock(&world);
+    world.node.borrow_mut().cannot_pay(1);
+    world.gateway.set_confirms(false);
+    let served = world.serve_payments()[0];
+    for (height, over) in [(timelock - 1, false), (timelock, true)] {
+        let blocks = height - world.federation.height();
+        world.federation.mine_blocks(blocks);
+        world.federation.pass(60);
+        carry_on(&mut world.gateway);
+        let end = world.gateway.operation(served).finished();
+        assert_eq!(end.is_some(), over);
+    }
+    alice.run();
+    assert_eq!(alice.stage(payment), "refunded");
+    world.check(&[&alice]);
+}
+
+#[test]
+fn an_htlc_ends_so_long_before_the_timelock_that_a_late_preimage_is_claimed_in_time() {
+    // What the node's library needs on chain behind an HTLC's end, and to be sure of it.
+    const { assert!(CLAIM_MARGIN_BLOCKS >= 3 + 2 * 18 + 6) };
+    for (left, paid) in [(0, false), (1, true)] {
+        let mut world = World::new(1);
+        let mut alice = world.wallet("alice", 20_000);
+        let payment = alice.pay(&world.outside_invoice(1, 1_000 * SAT));
+        let timelock = alice.timelock(&world);
+        let height = timelock - CLAIM_MARGIN_BLOCKS - left;
+        world
+            .federation
+            .mine_blocks(height - world.federation.height());
+        world.node.borrow_mut().knows(1);
+        let served = world.serve_payments()[0];
+        let end = world.gateway.operation(served).finished();
+        let latest = u64::from(timelock - CLAIM_MARGIN_BLOCKS);
+        match paid {
+            true => {
+                assert_eq!(end, Some(Ok(())));
+                assert_eq!(world.node.borrow().latest_heights, [latest]);
+            }
+            false => {
+                assert_eq!(code(end), "timelock-too-near");
+                assert!(world.node.borrow().latest_heights.is_empty());
+            }
+        }
+        alice.run();
+        let stage = if paid { "paid" } else { "refunded" };
+        assert_eq!(alice.stage(payment), stage);
+    }
+}
+
+#[test]
 fn a_contract_that_nobody_knows_is_not_waited_for() {
     let mut world = World::new(1);
     let action = GatewayPayAction {
         invoice: world.outside_invoice(1, 1_000 * SAT),
         contract: vec![7; 32],
+        signature: vec![7; 64],
         maximum_routing_fee: Amount(0),
         minimum_fee: Amount(0),
     };

@@ -45,8 +45,12 @@ pub struct Node {
     pub time: u64,
     /// What paying a hash comes to.
     pub answers: BTreeMap<PaymentHash, Result<Preimage, &'static str>>,
-    /// Payments asked for.
-    pub posted: Vec<(String, ContractId)>,
+    /// Payments asked for: the invoice, the contract, its payer's signature.
+    pub posted: Vec<(String, ContractId, Vec<u8>)>,
+    /// By when it was to have paid what it was asked for.
+    pub latest_heights: Vec<u64>,
+    /// What other gateways' addresses answer to whoever asks for a quote.
+    pub others: BTreeMap<String, Value>,
     /// Offers for which invoices were made.
     pub offers: Vec<Offer>,
     pub settled: Vec<(PaymentHash, Preimage)>,
@@ -67,6 +71,13 @@ impl Node {
     }
 
     pub fn answer(&mut self, request: &HttpRequest) -> Result<HttpResponse, Refusal> {
+        let other = |(api, _): &(&String, &Value)| request.url.starts_with(*api);
+        if let Some((_, answer)) = self.others.iter().find(other) {
+            return Ok(HttpResponse {
+                status: 200,
+                body: answer.to_string().into_bytes(),
+            });
+        }
         if self.down || !request.url.starts_with(API) {
             return Err(Refusal::new("unreachable", "nobody is there"));
         }
@@ -89,8 +100,9 @@ impl Node {
             "payments" => {
                 let invoice = body["invoice"].as_str().unwrap().to_owned();
                 let contract = hex("contract").try_into().unwrap();
-                if !self.posted.contains(&(invoice.clone(), contract)) {
-                    self.posted.push((invoice, contract));
+                let posted = (invoice, contract, hex("signature"));
+                if !self.posted.contains(&posted) {
+                    self.posted.push(posted);
                 }
                 json!({ "payment_hash": "", "state": "pending" })
             }
@@ -165,7 +177,9 @@ fn serve_node(wallet: &mut Wallet, node: &Rc<RefCell<Node>>) {
     };
     let at = Rc::clone(node);
     wallet.offer_service("lightning.pay", move |request| {
-        let (_, hash) = read(request);
+        let (request, hash) = read(request);
+        let latest = request["latest_height"].as_u64().unwrap();
+        at.borrow_mut().latest_heights.push(latest);
         match at.borrow().answers.get(&hash) {
             Some(Ok(preimage)) => {
                 let answer = json!({ "preimage": to_hex(preimage), "fee_msat": 3 });
@@ -281,10 +295,11 @@ impl World {
     pub fn serve_payments(&mut self) -> Vec<OperationId> {
         let posted = std::mem::take(&mut self.node.borrow_mut().posted);
         let mut operations = Vec::new();
-        for (invoice, contract) in &posted {
+        for (invoice, contract, signature) in &posted {
             let action = GatewayPayAction {
                 invoice: invoice.clone(),
                 contract: contract.to_vec(),
+                signature: signature.clone(),
                 maximum_routing_fee: Amount(PAY_FEE),
                 minimum_fee: Amount(PAY_FEE),
             };
