@@ -183,17 +183,36 @@ impl Database {
         newest_first: bool,
         limit: usize,
     ) -> Result<Vec<Entry>, WalletError> {
-        let end = after_prefix(prefix);
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(prefix);
-        if let Some(end) = &end {
-            options.set_iterate_upper_bound(end.clone());
-        }
         let mode = if newest_first {
             IteratorMode::End
         } else {
             IteratorMode::Start
         };
+        self.range(prefix, after_prefix(prefix), mode, limit)
+    }
+
+    /// As [`Self::list`], descending, those keys alone that are less than `below`.
+    pub(crate) fn list_below(
+        &self,
+        prefix: &[u8],
+        below: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, WalletError> {
+        self.range(prefix, Some(below), IteratorMode::End, limit)
+    }
+
+    fn range(
+        &self,
+        from: &[u8],
+        end: Option<Vec<u8>>,
+        mode: IteratorMode<'_>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, WalletError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
         self.db
             .iterator_cf_opt(self.family(WALLET), options, mode)
             .take(limit)

@@ -30,7 +30,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     Allowance, OperationId, OperationView, WalletError,
     database::{Batch, Database},
-    executor::{Delivered, Executor, Loader, decode, not_found, view_key},
+    executor::{Delivered, Executor, Loader, active_key, decode, history_key, not_found, view_key},
     guardians::{FederationView, Guardians, HealthView, Opinions},
     host::device_time,
     http,
@@ -86,6 +86,12 @@ pub struct ModuleView {
     pub has_client: bool,
     /// What a person can ask of it.
     pub actions: Vec<Action>,
+}
+
+/// Those actions that a person can ask for.
+pub(crate) fn for_people(actions: &[Action]) -> Vec<Action> {
+    let theirs = |action: &&Action| action.audience == Audience::Person;
+    actions.iter().filter(theirs).cloned().collect()
 }
 
 /// A guardian, for people.
@@ -351,14 +357,21 @@ impl Federation {
                     version: version.to_owned(),
                     summary: summary.to_owned(),
                     has_client: module.has_client(),
-                    actions: module
-                        .actions()
-                        .iter()
-                        .filter(|action| action.audience == Audience::Person)
-                        .cloned()
-                        .collect(),
+                    actions: for_people(module.actions()),
                 })
             })
+            .await?
+    }
+
+    /// What a module's bundle is able to do, in words, from its imports alone: what a
+    /// person looks at before trusting it.
+    ///
+    /// # Errors
+    /// As [`Self::module`].
+    pub async fn capabilities(&self, instance: InstanceId) -> Result<Vec<String>, WalletError> {
+        self.prepare(Some(instance)).await?;
+        self.0
+            .call(move |executor| Ok(executor.module(instance)?.capabilities().to_vec()))
             .await?
     }
 
@@ -514,6 +527,46 @@ impl Federation {
             .0
             .call(move |executor| executor.newest(limit))
             .await??;
+        Ok(found
+            .iter()
+            .map(|operation| self.0.show(operation))
+            .collect())
+    }
+
+    /// At most `limit` operations with ids less than `below`, descending: newest first,
+    /// but that what modules begin by themselves with joining comes before all else. An
+    /// operation keeps its place whatever becomes of it.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn operations_below(
+        &self,
+        below: Option<OperationId>,
+        limit: usize,
+    ) -> Result<Vec<OperationView>, WalletError> {
+        let id = self.0.id;
+        let of = move |database: &Database, key: fn(&FederationId, &OperationId) -> Vec<u8>| {
+            // The greatest id is nobody's.
+            let last = key(&id, &below.unwrap_or(OperationId([u8::MAX; 10])));
+            let all = key(&id, &OperationId([0; 10]));
+            let prefix = &all[..all.len() - 10];
+            database
+                .list_below(prefix, last, limit)?
+                .iter()
+                .map(|(_, bytes)| decode(bytes))
+                .collect::<Result<Vec<Operation>, _>>()
+        };
+        let found = self
+            .0
+            .call(move |executor| {
+                let mut all = of(&executor.database, active_key)?;
+                all.extend(of(&executor.database, history_key)?);
+                Ok::<_, WalletError>(all)
+            })
+            .await?;
+        let mut found = found?;
+        found.sort_by_key(|operation| std::cmp::Reverse(operation.id));
+        found.truncate(limit);
         Ok(found
             .iter()
             .map(|operation| self.0.show(operation))

@@ -17,11 +17,13 @@
 //! - `join`: from an invite to bundles that can be trusted; [`Wallet`]: all of it
 //! - [`Services`]: what a program around the wallet does for modules, a gateway's
 //!   Lightning for example
+//! - [`daemon`]: the wallet as a process that others ask over REST
 //! - [`WalletClient`], [`MintClient`], [`LnClient`]: typed conveniences for the stock modules
 //!
 //! What a module's bytes mean is not known here, nor is anything of consensus
 //! beyond what a wallet can check: hashes, signatures, equal answers.
 
+pub mod daemon;
 mod database;
 pub mod deletions;
 mod error;
@@ -49,4 +51,4 @@ pub use service::{Services, no_such_service};
 pub use typed::{
     Deposit, GatewayView, Invoiced, LnClient, MintClient, Paid, Quoted, Sent, WalletClient,
 };
-pub use wallet::Wallet;
+pub use wallet::{Preview, Wallet};

@@ -18,6 +18,10 @@ pub trait ClientHalf: Send + Sync + 'static {
     /// Whether it has a half for wallets; one that has none takes no part here but
     /// to say what it is.
     fn has_client(&self) -> bool;
+    /// What it is able to do, in words, from its imports alone; of a bundle.
+    fn capabilities(&self) -> &[String] {
+        &[]
+    }
     /// What can be asked of it.
     fn actions(&self) -> &[Action];
     /// Whether it holds the wallet's money.
@@ -76,6 +80,10 @@ impl ClientHalf for Instance {
 
     fn has_client(&self) -> bool {
         Instance::bundle(self).has_client()
+    }
+
+    fn capabilities(&self) -> &[String] {
+        Instance::bundle(self).capabilities()
     }
 
     fn actions(&self) -> &[Action] {

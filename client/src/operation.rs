@@ -70,9 +70,32 @@ impl<'de> Deserialize<'de> for OperationId {
     }
 }
 
+impl utoipa::PartialSchema for OperationId {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .pattern(Some("^([0-9a-f]{2}){10}$"))
+            .description(Some("an operation's id, 10 bytes in hexadecimal"))
+            .build()
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for OperationId {}
+
 /// What a spend takes, computed by the host; the summary and the fees inside are
 /// the module's words.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 pub struct SpendQuote {
     /// What for, in the module's words.
     pub summary: String,
@@ -90,7 +113,17 @@ pub struct SpendQuote {
 }
 
 /// A fee inside the amount paid.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    BorshSerialize,
+    BorshDeserialize,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 pub struct QuoteFee {
     /// What for.
     pub name: String,
@@ -100,7 +133,7 @@ pub struct QuoteFee {
 }
 
 /// How an operation stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OperationStatus {
     /// It goes on.
@@ -116,7 +149,7 @@ pub enum OperationStatus {
 }
 
 /// An operation for people and programs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OperationView {
     /// Its id.
     pub operation: OperationId,
@@ -145,6 +178,7 @@ pub struct OperationView {
     /// The module's words for people.
     pub message: Option<String>,
     /// The module's result so far.
+    #[schema(value_type = Option<Object>)]
     pub details: Option<serde_json::Value>,
     /// What its transactions took from the balance, millisatoshi; negative where
     /// they brought something.
@@ -159,7 +193,7 @@ pub struct OperationView {
 }
 
 /// One transaction of an operation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TransactionView {
     /// Its id.
     pub txid: TxId,

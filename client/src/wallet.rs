@@ -6,22 +6,25 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use futures::{StreamExt, TryStreamExt};
 use modmint_core::{
-    FederationId, Refusal,
-    config::{Invite, Network},
+    FederationId, Hash32, InstanceId, Refusal,
+    config::{FederationConfig, Invite, Network},
+    tagged_hash,
 };
+use modmint_runtime::Bundle;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use crate::{
-    Federation, Lock, Services, WalletError,
+    Federation, Lock, ModuleView, OperationId, Services, WalletError,
     database::{Batch, Database},
     executor::decode,
-    federation::{Offered, Record, record_key},
+    federation::{Offered, Record, for_people, record_key},
     guardians::Guardians,
     host::device_time,
-    join::{Compiled, bundle_on_disk, cached_bundle, ecash_of, fetch_config},
+    join::{Compiled, Verified, bundle_on_disk, cached_bundle, ecash_of, fetch_config},
     seed::Seed,
 };
 
@@ -29,6 +32,24 @@ use crate::{
 const RESTORED: &[u8] = b"r";
 /// How many bundles are fetched at once.
 const FETCHES: usize = 4;
+
+/// What was asked for under a key, and the operation that it is.
+#[derive(BorshSerialize, BorshDeserialize)]
+struct Asked {
+    request: [u8; 32],
+    operation: OperationId,
+}
+
+/// A federation that one may join, see [`Wallet::preview`].
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The founding config, verified.
+    pub config: FederationConfig,
+    /// The modules, each with what its bundle is able to do, in words.
+    pub modules: Vec<(ModuleView, Vec<String>)>,
+    /// The module that would hold the wallet's money, if there is one.
+    pub ecash: Option<InstanceId>,
+}
 
 /// See the module. While it is open nobody else can open it, and operations that
 /// are unfinished go on.
@@ -41,6 +62,8 @@ pub struct Wallet {
     federations: Mutex<BTreeMap<FederationId, Federation>>,
     /// Two joins of one federation at once would make two of it.
     joining: tokio::sync::Mutex<()>,
+    /// Two requests under one key at once would be two operations.
+    asking: Mutex<()>,
     network: OnceLock<Network>,
 }
 
@@ -83,6 +106,7 @@ impl Wallet {
             services: Offered::default(),
             federations: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
+            asking: Mutex::default(),
             network: OnceLock::new(),
         };
         if let Some(seed) = Seed::load(&wallet.seed_file())? {
@@ -94,6 +118,11 @@ impl Wallet {
             wallet.add(id, decode(&bytes)?)?;
         }
         Ok(wallet)
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Has modules served with what the contract does not know. To be called before
@@ -206,6 +235,47 @@ impl Wallet {
 
     /// Fetches and verifies all of a federation.
     async fn fetch(&self, invite: &Invite) -> Result<Record, WalletError> {
+        let (verified, bundles) = self.fetch_bundles(invite).await?;
+        Ok(Record {
+            config: verified.bytes,
+            invite: invite.to_string(),
+            ecash: ecash_of(&bundles)?,
+            joined: device_time(),
+            recovers: self.database.get(RESTORED)?.is_some(),
+            begun: false,
+        })
+    }
+
+    /// What joining by this invite would bring: all of it fetched and verified, and
+    /// nothing joined. The bundles stay on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn preview(&self, invite: &Invite) -> Result<Preview, WalletError> {
+        let (verified, bundles) = self.fetch_bundles(invite).await?;
+        let modules = bundles.iter().map(|(instance, bundle)| {
+            let description = bundle.description();
+            let view = ModuleView {
+                instance: *instance,
+                kind: description.kind.clone(),
+                version: description.version.clone(),
+                summary: description.summary.clone(),
+                has_client: bundle.has_client(),
+                actions: for_people(bundle.actions()),
+            };
+            (view, bundle.capabilities().to_vec())
+        });
+        Ok(Preview {
+            modules: modules.collect(),
+            ecash: ecash_of(&bundles)?,
+            config: verified.config,
+        })
+    }
+
+    async fn fetch_bundles(
+        &self,
+        invite: &Invite,
+    ) -> Result<(Verified, Vec<(InstanceId, Arc<Bundle>)>), WalletError> {
         let verified = fetch_config(invite).await?;
         let network = verified.config.network;
         if let Some(ours) = self.network.get().filter(|ours| **ours != network) {
@@ -223,14 +293,11 @@ impl Wallet {
             .buffer_unordered(FETCHES)
             .try_collect::<()>()
             .await?;
-        let (directory, config, compiled) = (
-            self.directory.clone(),
-            verified.config,
-            self.compiled.clone(),
-        );
+        let (directory, compiled) = (self.directory.clone(), self.compiled.clone());
         // Compiling takes its time.
-        let ecash = tokio::task::spawn_blocking(move || {
-            let bundles = config
+        let loaded = tokio::task::spawn_blocking(move || {
+            let bundles = verified
+                .config
                 .instances
                 .iter()
                 .map(|instance| {
@@ -243,18 +310,43 @@ impl Wallet {
                     Ok((instance.id, compiled.load(instance, &bytes)?))
                 })
                 .collect::<Result<Vec<_>, WalletError>>()?;
-            ecash_of(&bundles)
-        })
-        .await
-        .map_err(|_| WalletError::Closed)??;
-        Ok(Record {
-            config: verified.bytes,
-            invite: invite.to_string(),
-            ecash,
-            joined: device_time(),
-            recovers: self.database.get(RESTORED)?.is_some(),
-            begun: false,
-        })
+            Ok((verified, bundles))
+        });
+        loaded.await.map_err(|_| WalletError::Closed)?
+    }
+
+    /// The id of the operation that somebody asks for under a key of their own, for
+    /// [`Federation::start_once`]: the same for the same key whenever it is asked again,
+    /// and on the disk when this returns. `request` is a hash of what is asked for. It is
+    /// remembered for as long as the wallet is.
+    ///
+    /// # Errors
+    /// [`WalletError::Refused`] with the code `idempotency-mismatch` if something else was
+    /// asked for under the key.
+    pub fn operation_for(&self, key: &str, request: Hash32) -> Result<OperationId, WalletError> {
+        let hash = tagged_hash("modmint/wallet/idempotency-key", &[key.as_bytes()]);
+        let at = [b"k", &hash[..]].concat();
+        let _one = self.asking.lock();
+        if let Some(bytes) = self.database.get(&at)? {
+            let asked: Asked = decode(&bytes)?;
+            if asked.request != request.0 {
+                return Err(WalletError::Refused(Refusal::new(
+                    "idempotency-mismatch",
+                    "something else was asked for under this key before; the same again, or another key is expected",
+                )));
+            }
+            return Ok(asked.operation);
+        }
+        let asked = Asked {
+            request: request.0,
+            operation: OperationId::new(device_time()),
+        };
+        let bytes =
+            borsh::to_vec(&asked).map_err(|e| WalletError::disk("encoding a request", e))?;
+        let mut batch = Batch::default();
+        batch.put(at, bytes);
+        self.database.write(batch)?;
+        Ok(asked.operation)
     }
 
     /// Lets everything that is unfinished go on. Failures of single operations
@@ -346,6 +438,21 @@ mod tests {
         let again = Wallet::open(&path).unwrap();
         assert!(again.has_seed());
         assert_eq!(again.federation(None).unwrap_err().code(), "not-found");
+    }
+
+    #[tokio::test]
+    async fn a_key_stands_for_one_request_however_often_the_wallet_is_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (Hash32([1; 32]), Hash32([2; 32]));
+        let wallet = Wallet::open(directory.path()).unwrap();
+        let id = wallet.operation_for("till 7", one).unwrap();
+        assert_eq!(wallet.operation_for("till 7", one).unwrap(), id);
+        assert_ne!(wallet.operation_for("till 8", one).unwrap(), id);
+        wallet.close().await;
+        let wallet = Wallet::open(directory.path()).unwrap();
+        assert_eq!(wallet.operation_for("till 7", one).unwrap(), id);
+        let error = wallet.operation_for("till 7", other).unwrap_err();
+        assert_eq!(error.code(), "idempotency-mismatch");
     }
 
     #[tokio::test]

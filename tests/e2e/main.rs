@@ -29,5 +29,6 @@ mod rest;
 mod rest_schema;
 mod restore;
 mod wallet_crashes;
+mod wallet_rest;
 mod withdrawal_fuel;
 mod withdrawals;

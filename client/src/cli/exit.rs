@@ -40,7 +40,7 @@ Exit codes:
 Environment:
   MODMINT_WALLET_DIR          the wallet's folder
   MODMINT_CRASH_AFTER_WRITE   for tests: end the process behind the n-th durable write
-  RUST_LOG                    what is logged to standard error [default: warn]";
+  RUST_LOG                    what is logged to standard error [default: warn, of serve: info]";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

@@ -9,13 +9,17 @@ mod action;
 mod exit;
 mod output;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use modmint_client::{
-    Allowance, Federation, OperationId, OperationStatus, OperationView, Wallet, WalletError,
+    Allowance, Federation, OperationId, OperationStatus, OperationView, Wallet, WalletError, daemon,
 };
 use modmint_core::config::Invite;
+use modmint_rest::program;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -113,6 +117,22 @@ enum Command {
         /// Its id
         id: OperationId,
     },
+    /// Serve the wallet to other programs over REST, until SIGTERM or SIGINT
+    ///
+    /// Every route but health and /docs needs the key in api.key of the wallet's folder,
+    /// which is drawn at the first start.
+    Serve {
+        /// Where the API listens
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8177")]
+        listen: SocketAddr,
+        /// Let it listen beyond this machine: the key and e-cash cross the network in the
+        /// clear, unless something else encrypts it
+        #[arg(long)]
+        allow_remote: bool,
+        /// Where Prometheus reads metrics, for example 127.0.0.1:9177 [default: nowhere]
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics_listen: Option<SocketAddr>,
+    },
     /// An action of a module
     #[command(external_subcommand)]
     Module(Vec<OsString>),
@@ -142,7 +162,11 @@ fn main() -> ExitCode {
         manner.json |= words.iter().any(|word| word == "--json");
     }
     let output = Output::new(manner.json || !std::io::stdout().is_terminal());
-    log_to_stderr(output.is_json());
+    let serves = matches!(cli.command, Command::Serve { .. });
+    match serves {
+        true => program::init_logs("RUST_LOG", "info", output.is_json()),
+        false => log_to_stderr(output.is_json()),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -157,6 +181,9 @@ fn main() -> ExitCode {
     let exit = runtime.block_on(run(cli.options, cli.command, &output));
     // Nothing that runs is worth waiting for: what counts is on disk.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    if serves && exit == Exit::Success {
+        program::end("modmint-cli", Ok(()));
+    }
     exit.into()
 }
 
@@ -195,16 +222,18 @@ async fn execute(options: Options, command: Command, output: &Output) -> Result<
         Some(directory) => directory,
         None => default_directory()?,
     };
-    let wallet = Wallet::open(&directory)?;
+    let wallet = Arc::new(Wallet::open(&directory)?);
     let name = options.federation.as_deref();
     let done = on_wallet(&wallet, name, options.manner, command, output).await;
     // What counts is on disk: a module that takes its time is not waited for.
-    let _ = tokio::time::timeout(Duration::from_secs(2), wallet.close()).await;
+    if let Some(wallet) = Arc::into_inner(wallet) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), wallet.close()).await;
+    }
     done
 }
 
 async fn on_wallet(
-    wallet: &Wallet,
+    wallet: &Arc<Wallet>,
     name: Option<&str>,
     manner: Manner,
     command: Command,
@@ -246,6 +275,20 @@ async fn on_wallet(
             let report = Report::new(output, &manner);
             action::follow(&federation, id, &manner, report).await
         }
+        Command::Serve {
+            listen,
+            allow_remote,
+            metrics_listen,
+        } => {
+            let setup = daemon::Setup {
+                listen,
+                allow_remote,
+                metrics_listen,
+            };
+            let announce = |serving: &_| announce(serving, output);
+            daemon::serve(wallet.clone(), setup, announce).await?;
+            Ok(Exit::Success)
+        }
         Command::Module(words) => {
             let federation = wallet.federation(name)?;
             let resumed = wallet.resume();
@@ -256,6 +299,18 @@ async fn on_wallet(
             acted
         }
     }
+}
+
+/// Says where the API is and where its key lies.
+fn announce(serving: &daemon::Serving, output: &Output) {
+    let url = format!("http://{}", serving.address);
+    let document = json!({ "url": url, "key_file": serving.key_file });
+    output.print(&document, || {
+        println!(
+            "The wallet answers at {url}, see {url}/docs. The key is in {}.",
+            serving.key_file.display()
+        );
+    });
 }
 
 fn init(
