@@ -1,4 +1,4 @@
-//! HTTP as guardians and gateways serve it, whatever their routes are.
+//! HTTP as guardians, wallets and gateways serve it, whatever their routes are.
 //!
 //! - `server`: connections and their bounds, and what wraps every route: bodies,
 //!   time, panics, request ids
