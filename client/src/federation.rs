@@ -31,7 +31,7 @@ use crate::{
     Allowance, OperationId, OperationView, WalletError,
     database::{Batch, Database},
     executor::{Delivered, Executor, Loader, active_key, decode, history_key, not_found, view_key},
-    guardians::{FederationView, Guardians, HealthView, Opinions},
+    guardians::{Contributions, FederationView, Guardians, HealthView, Opinions},
     host::device_time,
     http,
     join::{self, Compiled},
@@ -1186,24 +1186,26 @@ impl Inner {
                 }
             }
         };
-        let fate = tokio::select! {
+        let (fate, contributions) = tokio::select! {
             fate = self.guardians.submit(
                 transaction.txid,
                 &transaction.bytes,
                 transaction.expires,
-                transaction.first_output,
+                &transaction.outputs,
                 &opinions,
             ) => fate,
-            fate = given_up => fate,
+            fate = given_up => (fate, Contributions::default()),
         };
         let mut pause = RETRY.0;
         loop {
-            let told = fate.clone();
+            let (fate, contributions) = (fate.clone(), contributions.clone());
             let decided = async {
                 self.prepare(self.ecash()).await?;
                 self.fresh(FRESH_FOR_STEP).await?;
-                self.call(move |executor| executor.decided(&operation, number, told))
-                    .await?
+                self.call(move |executor| {
+                    executor.decided(&operation, number, fate, &contributions)
+                })
+                .await?
             };
             match decided.await {
                 Ok(_) | Err(WalletError::Closed) => return,

@@ -269,9 +269,8 @@ pub(crate) struct Submission {
     /// The bytes that are sent, and sent again. Empty once decided.
     pub(crate) bytes: Vec<u8>,
     pub(crate) expires: u64,
-    /// Whose output the first one is, to ask for its outcome; none without
-    /// outputs.
-    pub(crate) first_output: Option<InstanceId>,
+    /// The instances of its outputs, in their order.
+    pub(crate) outputs: Vec<InstanceId>,
     /// Who planned it, and where the plan's items are.
     pub(crate) planner: Part,
     /// Who completed it, and where the completion's items are.

@@ -10,7 +10,7 @@
 //! | `GET /modules` | list of [`ModuleResponse`] |
 //! | `GET /bundles/{hash}` | `application/wasm` |
 //! | `POST /transactions` with [`SubmitRequest`] | 202 [`SubmitResponse`] |
-//! | `GET /transactions/{txid}?wait=SECONDS` | [`TransactionResponse`], at once when final |
+//! | `GET /transactions/{txid}?wait=SECONDS&outputs=INSTANCE,…` | [`TransactionResponse`], at once when final |
 //! | `POST /modules/{instance}/outcomes` with [`OutcomesRequest`] | [`OutcomesResponse`] |
 //! | `POST /modules/{instance}/queries/{name}` with [`QueryRequest`] | [`QueryResponse`] |
 //! | `GET /sessions/{index}`, `GET /sessions/latest` | [`crate::consensus::SignedHeader`] |
@@ -238,6 +238,11 @@ pub struct TransactionResponse {
     pub message: Option<String>,
     /// The session and epoch as of which this is true.
     pub as_of: (u64, u32),
+    /// Where it is accepted, and the instances of its outputs were given: this
+    /// guardian's contribution to the outcome of each, in their order; null where there
+    /// is none yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<Option<HexBytes>>,
 }
 
 /// Which outputs' outcomes are asked for: of one instance, at most 1000.

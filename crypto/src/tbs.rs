@@ -233,7 +233,7 @@ fn all_hold(signed: &[Decoded]) -> bool {
 
 /// Fewer checks than these are made on one thread: waking others costs more than it
 /// saves.
-const FEW: usize = 12;
+const FEW: usize = 32;
 
 /// Bits and bytes of a coefficient.
 const COEFFICIENT_BITS: usize = 128;

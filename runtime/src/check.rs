@@ -53,7 +53,7 @@ impl Check {
 }
 
 /// Fewer checks than these are made on one thread.
-const FEW: usize = 24;
+const FEW: usize = 64;
 
 /// The verdicts, in order: blind signatures in one batch, the others one by one on
 /// all cores.

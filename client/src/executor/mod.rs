@@ -12,15 +12,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use modmint_core::{
-    Amount, Argument, FederationId, Input, InstanceId, MAX_ITEM_BYTES, Output, Refusal,
-    Transaction, TransactionBody, complete_arguments, config::FederationConfig,
+    Amount, Argument, FederationId, Input, InstanceId, MAX_ITEM_BYTES, OutPoint, Output, Refusal,
+    Transaction, TransactionBody, TxId, complete_arguments,
+    config::{FederationConfig, HexBytes},
 };
 use modmint_crypto::secp;
 use modmint_runtime::{
     Audience, CallError, Host,
     wallet::{
-        Completion, Effect, EffectResult, Event, Plan, PlannedInput, PlannedOutput, Quote, Signer,
-        Transition, Want,
+        Agreement, Completion, Effect, EffectResult, Event, PeerOutcomes, Plan, PlannedInput,
+        PlannedOutput, Quote, Signer, Transition, Want,
     },
 };
 use parking_lot::RwLock;
@@ -30,7 +31,7 @@ use crate::{
     WalletError,
     database::{Batch, Database, Overlay},
     error::NOT_ENOUGH_MONEY,
-    guardians::FederationView,
+    guardians::{Contributions, FederationView},
     host::{WalletHost, device_time},
     module::ClientHalf,
     operation::{
@@ -426,12 +427,14 @@ impl Executor {
         Ok(Delivered::Written)
     }
 
-    /// Writes down what has become of a transaction, and tells both machines.
+    /// Writes down what has become of a transaction, and tells both machines; and those
+    /// that ask for its outputs' outcomes then, what came with its fate.
     pub(crate) fn decided(
         &mut self,
         id: &OperationId,
         transaction: usize,
         fate: Fate,
+        contributions: &Contributions,
     ) -> Result<Delivered, WalletError> {
         let Some(mut step) = self.step(id)? else {
             return Ok(Delivered::Stale);
@@ -460,7 +463,9 @@ impl Executor {
             }
         }
         submission.fate = Some(fate);
+        let txid = submission.txid;
         step.settle()?;
+        step.contribute(&txid, contributions)?;
         step.commit()?;
         Ok(Delivered::Written)
     }
@@ -768,6 +773,55 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// Gives machines that ask for outcomes of this transaction's outputs what is known
+    /// of them, where n − f guardians' contributions are. Who refuses them goes on
+    /// asking.
+    fn contribute(&mut self, txid: &TxId, known: &Contributions) -> Result<(), WalletError> {
+        let of = |place: &OutPoint, instance: InstanceId, given: &[Option<HexBytes>]| {
+            let index = usize::from(place.index);
+            let is_its = place.txid == *txid && known.instances.get(index) == Some(&instance);
+            let HexBytes(outcome) = given.get(index).filter(|_| is_its)?.clone()?;
+            Some(outcome)
+        };
+        let mut events = Vec::new();
+        for (index, machine) in self.operation.machines.iter().enumerate() {
+            for pending in machine.effects.iter().filter(|_| machine.runs()) {
+                let Wait::Effect(Want::Outcomes(request)) = &pending.wait else {
+                    continue;
+                };
+                let outcomes = known.by.iter().filter_map(|(peer, given)| {
+                    let asked = request.out_points.iter();
+                    let outcomes = asked.map(|place| of(place, machine.instance, given));
+                    Some(PeerOutcomes {
+                        peer: *peer,
+                        outcomes: outcomes.collect::<Option<_>>()?,
+                    })
+                });
+                let outcomes: Vec<_> = outcomes.collect();
+                if request.agreement == Agreement::Each
+                    && outcomes.len() >= self.executor.config.threshold()
+                {
+                    let outcome = EffectResult::Outcomes(outcomes);
+                    let effect = pending.id;
+                    events.push((index, pending.generation, Event::Done { effect, outcome }));
+                }
+            }
+        }
+        for (index, generation, event) in events {
+            let machine = &self.operation.machines[index];
+            let asks = |pending: &Pending| pending.generation == generation;
+            if !machine.runs() || !machine.effects.iter().any(asks) {
+                continue;
+            }
+            if let Advanced::Refused(refusal) = self.advance(index, event)? {
+                let operation = self.operation.id;
+                tracing::warn!(%operation, %refusal, "a machine refuses what it is told");
+            }
+            self.settle()?;
+        }
+        Ok(())
+    }
+
     /// Takes over a transition: state, effects, progress, end.
     fn apply(&mut self, index: usize, transition: Transition) -> Result<(), WalletError> {
         let Transition {
@@ -1068,7 +1122,7 @@ impl Step<'_> {
         let foreign = inputs
             .iter()
             .all(|(.., input)| matches!(input.signer, Signer::Secret(_)));
-        let first_output = outputs.first().map(|(_, instance, _)| *instance);
+        let outputs = outputs.iter().map(|(_, instance, _)| *instance).collect();
         let transaction = Transaction { body, signatures };
         let txid = transaction.id(&self.executor.federation);
         let bytes = transaction.encode();
@@ -1089,7 +1143,7 @@ impl Step<'_> {
             txid,
             expires: transaction.body.expires,
             bytes,
-            first_output,
+            outputs,
             planner: Part {
                 machine: planner,
                 effect,

@@ -174,7 +174,7 @@ impl ClientHalf for Mint {
                 let request = OutcomeRequest {
                     out_points: outputs
                         .into_iter()
-                        .map(|index| modmint_core::OutPoint { txid, index })
+                        .map(|index| OutPoint { txid, index })
                         .collect(),
                     agreement: Agreement::Each,
                 };
@@ -200,7 +200,7 @@ impl ClientHalf for Mint {
     /// Five, once their outcome is there.
     fn recover(&self, _: &Arc<dyn Host>) -> Result<Transition, CallError> {
         let request = OutcomeRequest {
-            out_points: vec![modmint_core::OutPoint {
+            out_points: vec![OutPoint {
                 txid: TxId([5; 32]),
                 index: 0,
             }],
@@ -636,6 +636,17 @@ fn answer(want: &Want) -> (EffectResult, bool) {
     }
 }
 
+/// What so many guardians contribute to the outcomes of a transaction's outputs.
+fn contributed(submission: &Submission, guardians: u16) -> Contributions {
+    let each = vec![Some(HexBytes(Vec::new())); submission.outputs.len()];
+    Contributions {
+        instances: submission.outputs.clone(),
+        by: (0..guardians)
+            .map(|peer| (PeerId(peer), each.clone()))
+            .collect(),
+    }
+}
+
 fn rejected() -> Fate {
     Fate::Rejected {
         refusal: Refusal::new("paused", "not now"),
@@ -733,7 +744,9 @@ fn a_plan_that_is_short_waits_for_change_and_is_refused_if_it_does_not_suffice()
     assert!(!again(&mut bench, false));
     assert_eq!(bench.executor().active(&asks.id).unwrap().unwrap(), waiting);
     // The change is 399: that is not enough either.
-    let accepted = bench.executor().decided(&paid.id, 0, Fate::Accepted);
+    let accepted = bench
+        .executor()
+        .decided(&paid.id, 0, Fate::Accepted, &Contributions::default());
     assert_eq!(accepted.unwrap(), Delivered::Written);
     assert!(!again(&mut bench, false));
     assert!(again(&mut bench, true));
@@ -746,6 +759,45 @@ fn a_plan_that_is_short_waits_for_change_and_is_refused_if_it_does_not_suffice()
         .code;
     assert_eq!(code, NOT_ENOUGH_MONEY);
     assert!(again(&mut bench, true), "nobody waits any more");
+}
+
+#[test]
+fn contributions_that_come_with_the_fate_are_not_asked_for() {
+    type Change = fn(&mut Contributions);
+    let cases: [(Change, u64); 5] = [
+        (|_| {}, 399),
+        (|known| drop(known.by.pop()), 0),
+        (|known| known.by[1].1.fill(None), 0),
+        (|known| known.by[1].1.clear(), 0),
+        // Another module's output is nothing that the mint is told of.
+        (|known| known.instances.fill(SHOP), 0),
+    ];
+    for (change, balance) in cases {
+        let mut bench = Bench::new(&[1000]);
+        let paid = bench.start(SHOP, "pay", 600, Allowance::Anything).unwrap();
+        let mut known = contributed(&paid.transactions[0], 3);
+        assert_eq!(known.instances.len(), 2);
+        change(&mut known);
+        let told = bench
+            .executor()
+            .decided(&paid.id, 0, Fate::Accepted, &known);
+        assert_eq!(told.unwrap(), Delivered::Written);
+        assert_eq!(bench.balance(), balance, "{known:?}");
+        let operation = bench.operation(&paid.id);
+        assert_eq!(operation.is_over(), balance > 0);
+        for next in nexts(&operation) {
+            let Next::Effect(machine, generation, want) = next else {
+                panic!("{operation:?}");
+            };
+            let (outcome, goes_on) = answer(&want);
+            let executor = bench.executor();
+            executor
+                .deliver(&paid.id, machine, generation, outcome, goes_on)
+                .unwrap();
+        }
+        assert_eq!(bench.balance(), 399);
+        assert!(bench.operation(&paid.id).is_over());
+    }
 }
 
 #[test]
@@ -772,7 +824,10 @@ fn what_the_ecash_module_exchanges_of_its_own_costs_its_fee_and_brings_nothing()
         let took = |bench: &mut Bench| bench.operation(&begun.id).view(0, None).took_msat;
         assert_eq!(took(&mut bench), FEE.msat() as i64);
         let accepted = fate == Fate::Accepted;
-        bench.executor().decided(&begun.id, 0, fate).unwrap();
+        bench
+            .executor()
+            .decided(&begun.id, 0, fate, &Contributions::default())
+            .unwrap();
         let fee = if accepted { FEE.msat() } else { 0 };
         assert_eq!(took(&mut bench), fee as i64);
     }
@@ -841,13 +896,19 @@ fn a_refused_transaction_gives_its_notes_back_before_the_planner_asks_for_more()
     let begun = bench
         .start(SHOP, "pay-twice", 600, Allowance::UpTo(Amount(601)))
         .unwrap();
-    bench.executor().decided(&begun.id, 0, rejected()).unwrap();
+    bench
+        .executor()
+        .decided(&begun.id, 0, rejected(), &Contributions::default())
+        .unwrap();
     // It was confirmed and not spent: the second plan need not ask.
     let again = bench.operation(&begun.id);
     assert_eq!(again.transactions.len(), 2);
     assert_eq!(again.allowance, Amount::ZERO);
     assert_eq!(bench.balance(), 0);
-    bench.executor().decided(&begun.id, 1, rejected()).unwrap();
+    bench
+        .executor()
+        .decided(&begun.id, 1, rejected(), &Contributions::default())
+        .unwrap();
     let over = bench.operation(&begun.id);
     assert_eq!(bench.balance(), 1000);
     assert!(over.is_over());
@@ -863,11 +924,15 @@ fn a_fate_is_told_once() {
     let begun = bench.start(SHOP, "pay", 600, Allowance::Anything).unwrap();
     let executor = bench.executor();
     assert_eq!(
-        executor.decided(&begun.id, 0, Fate::Accepted).unwrap(),
+        executor
+            .decided(&begun.id, 0, Fate::Accepted, &Contributions::default())
+            .unwrap(),
         Delivered::Written
     );
     assert_eq!(
-        executor.decided(&begun.id, 0, rejected()).unwrap(),
+        executor
+            .decided(&begun.id, 0, rejected(), &Contributions::default())
+            .unwrap(),
         Delivered::Stale
     );
     assert_eq!(bench.balance(), 0);
@@ -898,7 +963,9 @@ fn a_question_in_the_middle_waits_over_a_crash_and_can_be_answered_either_way() 
             executor
                 .confirm(&begun.id, Allowance::UpTo(Amount(601)))
                 .unwrap();
-            executor.decided(&begun.id, 0, Fate::Accepted).unwrap();
+            executor
+                .decided(&begun.id, 0, Fate::Accepted, &Contributions::default())
+                .unwrap();
             let view = bench.operation(&begun.id).view(0, None);
             assert_eq!(view.status, crate::OperationStatus::Done);
             assert_eq!(view.took_msat, 601);
@@ -1087,7 +1154,12 @@ proptest! {
                     } else {
                         rejected()
                     };
-                    bench.executor().decided(&id, number, fate).unwrap();
+                    // What guardians contribute comes with it, or is asked for.
+                    let known = match choice.is_multiple_of(2) {
+                        true => contributed(&bench.operation(&id).transactions[number], 3),
+                        false => Contributions::default(),
+                    };
+                    bench.executor().decided(&id, number, fate, &known).unwrap();
                 }
             }
         }

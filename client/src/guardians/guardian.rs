@@ -204,16 +204,21 @@ impl Guardian {
     }
 
     /// What the guardian knows of a transaction, after at most `wait` if it is
-    /// not decided.
+    /// not decided; and of its outputs, whose instances `outputs` are.
     ///
     /// # Errors
     /// See [`AskError`].
     pub async fn transaction(
         &self,
         txid: &TxId,
+        outputs: &[InstanceId],
         wait: Duration,
     ) -> Result<TransactionResponse, AskError> {
-        let path = format!("transactions/{txid}?wait={}", wait.as_secs());
+        let mut path = format!("transactions/{txid}?wait={}", wait.as_secs());
+        for (place, instance) in outputs.iter().enumerate() {
+            path += if place == 0 { "&outputs=" } else { "," };
+            path += &instance.to_string();
+        }
         self.get(&path, wait).await
     }
 

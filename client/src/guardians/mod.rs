@@ -17,6 +17,7 @@ pub use guardian::{AskError, Guardian};
 pub(crate) use guardian::{bounded_body, describe, http_client};
 pub use health::{Health, HealthView};
 pub use quorum::{FederationView, Guardians};
+pub(crate) use submit::Contributions;
 pub use submit::{Opinion, Opinions};
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! It is given to one guardian at random, undecided after a second to f more, and
 //! at last to all; a guardian that refuses it has an opinion, no more. What is
-//! final is told by f + 1 guardians. Past its expiry an undecided transaction is
+//! final is told by f + 1 guardians, and each tells with it what it contributes to the
+//! outputs' outcomes. Past its expiry an undecided transaction is
 //! dead: guardians whose agreed time is past it can never decide it any more, and
 //! if n − f of those know neither a decision nor an outcome of its first output,
 //! nobody does. (Decisions may be forgotten after the expiry; outcomes are not.)
@@ -15,7 +16,9 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use modmint_core::{InstanceId, OutPoint, PeerId, Refusal, TxId, consensus::TransactionStatus};
+use modmint_core::{
+    InstanceId, OutPoint, PeerId, Refusal, TxId, config::HexBytes, consensus::TransactionStatus,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::{AskError, Guardian, Guardians, quorum::LONG_POLL};
@@ -28,6 +31,9 @@ const LATER_ROUNDS: Duration = Duration::from_secs(5);
 /// Between two looks at one guardian that answered at once: first, and at most.
 const LEAST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long contributions of n − f guardians are waited for once the fate is known:
+/// who has none then can be asked for them.
+const CONTRIBUTIONS: Duration = Duration::from_millis(150);
 /// How often a guardian is asked whether the expiry is past, whatever this
 /// device's clock says.
 const PAST_ROUNDS: Duration = Duration::from_secs(20);
@@ -71,32 +77,42 @@ impl Opinions {
     }
 }
 
+/// What guardians contribute to the outcomes of one transaction's outputs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Contributions {
+    /// The outputs' instances, in their order.
+    pub instances: Vec<InstanceId>,
+    /// Each guardian's, one for each output; none where it had none yet.
+    pub by: Vec<(PeerId, Vec<Option<HexBytes>>)>,
+}
+
 /// What one guardian knows.
 enum Known {
-    /// A final status, and its text.
-    Decided(TransactionStatus, Option<String>),
+    /// A final status, its text, and the guardian's contributions to outcomes.
+    Decided(TransactionStatus, Option<String>, Vec<Option<HexBytes>>),
     /// Past the expiry: whether its first output has an outcome.
     Past { outcome: bool },
 }
 
 impl Guardians {
     /// Brings a transaction into consensus and learns its fate. Never gives up by
-    /// itself. `opinions` is told what guardians say that do not take it.
-    pub async fn submit(
+    /// itself. `outputs` are the instances of its outputs; `opinions` is told what
+    /// guardians say that do not take it.
+    pub(crate) async fn submit(
         &self,
         txid: TxId,
         bytes: &[u8],
         expires: u64,
-        first_output: Option<InstanceId>,
+        outputs: &[InstanceId],
         opinions: &watch::Sender<Opinions>,
-    ) -> Fate {
+    ) -> (Fate, Contributions) {
         let (tell, mut told) = mpsc::unbounded_channel();
         let look = self.in_turn().map(|(guardian, wait)| {
             let tell = tell.clone();
             async move {
                 Self::turn(wait).await;
                 loop {
-                    let known = look(&guardian, &txid, expires, first_output).await;
+                    let known = look(&guardian, &txid, expires, outputs).await;
                     let is_final = matches!(known, Known::Decided(..));
                     if tell.send((guardian.peer, known)).is_err() || is_final {
                         return;
@@ -111,16 +127,29 @@ impl Guardians {
         };
         let judging = async {
             let mut known = BTreeMap::new();
-            while let Some((peer, news)) = told.recv().await {
+            let fate = loop {
+                let (peer, news) = heard(&mut told).await;
                 known.insert(peer, news);
                 if let Some(fate) = self.judge(&known) {
-                    return fate;
+                    break fate;
                 }
+            };
+            if fate == Fate::Accepted && !outputs.is_empty() {
+                let enough = async {
+                    while contributions(&known, outputs).count() < self.threshold() {
+                        let (peer, news) = heard(&mut told).await;
+                        known.insert(peer, news);
+                    }
+                };
+                // With fewer the others are asked for theirs.
+                let _ = tokio::time::timeout(CONTRIBUTIONS, enough).await;
             }
-            std::future::pending().await
+            let by = contributions(&known, outputs).collect();
+            let instances = outputs.to_vec();
+            (fate, Contributions { instances, by })
         };
         tokio::select! {
-            fate = judging => fate,
+            decided = judging => decided,
             never = looking => match never {},
             never = self.give(bytes, opinions) => match never {},
         }
@@ -195,12 +224,12 @@ impl Guardians {
     fn judge(&self, known: &BTreeMap<PeerId, Known>) -> Option<Fate> {
         // A fact is proven by f + 1 equal answers.
         for news in known.values() {
-            let Known::Decided(status, message) = news else {
+            let Known::Decided(status, message, _) = news else {
                 continue;
             };
             let equal = known
                 .values()
-                .filter(|other| matches!(other, Known::Decided(other, _) if other == status))
+                .filter(|other| matches!(other, Known::Decided(other, ..) if other == status))
                 .count();
             if equal >= self.proof() {
                 return Fate::of(status, message.as_deref());
@@ -218,7 +247,7 @@ impl Guardians {
                 matches!(
                     news,
                     Known::Past { outcome: true }
-                        | Known::Decided(TransactionStatus::Accepted { .. }, _)
+                        | Known::Decided(TransactionStatus::Accepted { .. }, ..)
                 )
             })
             .count();
@@ -236,27 +265,47 @@ impl Guardians {
     }
 }
 
+type Told = mpsc::UnboundedReceiver<(PeerId, Known)>;
+
+/// What comes next. Whoever hears holds a sender, so there is no end.
+async fn heard(told: &mut Told) -> (PeerId, Known) {
+    match told.recv().await {
+        Some(news) => news,
+        None => std::future::pending().await,
+    }
+}
+
+/// The contributions of those who gave one for each output.
+fn contributions(
+    known: &BTreeMap<PeerId, Known>,
+    outputs: &[InstanceId],
+) -> impl Iterator<Item = (PeerId, Vec<Option<HexBytes>>)> {
+    known.iter().filter_map(|(peer, news)| match news {
+        Known::Decided(TransactionStatus::Accepted { .. }, _, given)
+            if given.len() == outputs.len() =>
+        {
+            Some((*peer, given.clone()))
+        }
+        _ => None,
+    })
+}
+
 /// One guardian, asked until it knows something.
-async fn look(
-    guardian: &Guardian,
-    txid: &TxId,
-    expires: u64,
-    first_output: Option<InstanceId>,
-) -> Known {
+async fn look(guardian: &Guardian, txid: &TxId, expires: u64, outputs: &[InstanceId]) -> Known {
     let mut pause = LEAST_PAUSE;
     let mut next_past = Instant::now() + PAST_ROUNDS;
     loop {
         let begun = Instant::now();
-        if let Ok(response) = guardian.transaction(txid, LONG_POLL).await
+        if let Ok(response) = guardian.transaction(txid, outputs, LONG_POLL).await
             && response.txid == *txid
             && response.status.is_final()
         {
-            return Known::Decided(response.status, response.message);
+            return Known::Decided(response.status, response.message, response.outcomes);
         }
         // This device's clock is a hint and no more: whether the transaction is
         // past its expiry the guardian says.
         if device_time() >= expires || Instant::now() >= next_past {
-            if let Some(known) = past(guardian, txid, expires, first_output).await {
+            if let Some(known) = past(guardian, txid, expires, outputs).await {
                 return known;
             }
             next_past = Instant::now() + PAST_ROUNDS;
@@ -276,16 +325,21 @@ async fn past(
     guardian: &Guardian,
     txid: &TxId,
     expires: u64,
-    first_output: Option<InstanceId>,
+    outputs: &[InstanceId],
 ) -> Option<Known> {
     if guardian.status().await.ok()?.unix_time < expires {
         return None;
     }
-    let response = guardian.transaction(txid, Duration::ZERO).await.ok()?;
+    let response = guardian.transaction(txid, outputs, Duration::ZERO).await;
+    let response = response.ok()?;
     if response.txid == *txid && response.status.is_final() {
-        return Some(Known::Decided(response.status, response.message));
+        return Some(Known::Decided(
+            response.status,
+            response.message,
+            response.outcomes,
+        ));
     }
-    let outcome = match first_output {
+    let outcome = match outputs.first() {
         None => false,
         Some(instance) => {
             let first = OutPoint {
@@ -293,7 +347,7 @@ async fn past(
                 index: 0,
             };
             let outcomes = guardian
-                .outcomes(instance, &[first], Duration::ZERO)
+                .outcomes(*instance, &[first], Duration::ZERO)
                 .await
                 .ok()?;
             outcomes.first()?.is_some()

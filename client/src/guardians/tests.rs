@@ -27,7 +27,7 @@ use modmint_runtime::wallet::{Agreement, OutcomeRequest, QueryRequest};
 use parking_lot::Mutex;
 use tokio::{net::TcpSocket, sync::watch};
 
-use super::{Guardians, Opinions};
+use super::{Contributions, Guardians, Opinions};
 use crate::operation::Fate;
 
 const TXID: TxId = TxId([9; 32]);
@@ -45,6 +45,8 @@ pub(crate) struct Fake {
     pub(crate) status: TransactionStatus,
     pub(crate) refuses: Option<&'static str>,
     pub(crate) outcome: Option<Vec<u8>>,
+    /// What comes with a transaction's fate.
+    pub(crate) contributes: Vec<Option<HexBytes>>,
     answer: Result<Option<Vec<u8>>, &'static str>,
     pub(crate) submitted: Vec<Instant>,
     asked: usize,
@@ -60,6 +62,7 @@ impl Default for Fake {
             status: TransactionStatus::Unknown,
             refuses: None,
             outcome: None,
+            contributes: Vec::new(),
             answer: Ok(Some(b"honest".to_vec())),
             submitted: Vec::new(),
             asked: 0,
@@ -132,6 +135,7 @@ async fn transaction(State(fake): State<Shared>) -> Json<TransactionResponse> {
         status: fake.status,
         message: None,
         as_of: (1, 1),
+        outcomes: fake.contributes,
     })
 }
 
@@ -456,11 +460,15 @@ fn refused() -> TransactionStatus {
 }
 
 async fn fate(set: &Set, expires: u64) -> Fate {
+    decided(set, expires).await.0
+}
+
+async fn decided(set: &Set, expires: u64) -> (Fate, Contributions) {
     let (opinions, _told) = watch::channel(Opinions::default());
-    let fate = set
+    let decided = set
         .guardians
-        .submit(TXID, b"transaction", expires, Some(MINT), &opinions);
-    soon(fate).await
+        .submit(TXID, b"transaction", expires, &[MINT], &opinions);
+    soon(decided).await
 }
 
 /// Decides for all once `enough` guardians have been given the transaction.
@@ -491,6 +499,36 @@ async fn a_transaction_is_given_to_one_guardian_and_its_decision_seen_at_once() 
     assert_eq!(given.len(), 1);
     assert!(
         begun.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn with_its_fate_comes_what_guardians_contribute_to_its_outcomes() {
+    let share = |peer: u8| fake(|fake| fake.contributes = vec![Some(HexBytes(vec![peer]))]);
+    // One says that there are two outputs.
+    let odd = fake(|fake| fake.contributes = vec![None, None]);
+    let set = guardians([share(0), share(1), odd, share(3)]).await;
+    let (decided, _) = tokio::join!(decided(&set, EXPIRES), decide(&set, 1, ACCEPTED));
+    let (fate, Contributions { instances, by }) = decided;
+    assert_eq!((fate, instances), (Fate::Accepted, vec![MINT]));
+    // Two agree about the fate; no more than three are asked at first, one of them odd.
+    assert!((2..=3).contains(&by.len()), "{by:?}");
+    for (peer, given) in by {
+        assert_eq!(given, [Some(HexBytes(vec![peer.0 as u8]))]);
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_contribution_holds_up_nobody() {
+    let share = |peer: u8| fake(|fake| fake.contributes = vec![Some(HexBytes(vec![peer]))]);
+    let set = guardians([share(0), share(1), honest(), silent()]).await;
+    let begun = Instant::now();
+    let (decided, _) = tokio::join!(decided(&set, EXPIRES), decide(&set, 1, ACCEPTED));
+    assert_eq!(decided.0, Fate::Accepted);
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
         "{:?}",
         begun.elapsed()
     );
@@ -551,7 +589,7 @@ async fn refusals_at_submission_are_opinions_and_not_final() {
     let (opinions, mut told) = watch::channel(Opinions::default());
     let submitting = set
         .guardians
-        .submit(TXID, b"transaction", EXPIRES, None, &opinions);
+        .submit(TXID, b"transaction", EXPIRES, &[], &opinions);
     let opinion = async {
         told.wait_for(|opinions| opinions.refused_by(3).is_some())
             .await

@@ -13,9 +13,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use modmint_core::{
-    BundleHash, Hash32, InstanceId, MAX_ITEM_BYTES, TxId,
+    BundleHash, Hash32, InstanceId, MAX_ITEM_BYTES, OutPoint, TxId,
     config::HexBytes,
-    consensus::SignedHeader,
+    consensus::{SignedHeader, TransactionStatus},
     rest::{
         AuditResponse, ChainOutputResponse, CheckResponse, FederationResponse, HealthResponse,
         InfoResponse, Limits, ModuleResponse, OutcomesRequest, OutcomesResponse, Problem,
@@ -442,31 +442,88 @@ async fn submit(
     Ok((StatusCode::ACCEPTED, Json(submitted)))
 }
 
-/// How long to wait.
+/// How long to wait, and for what.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct Wait {
+struct Await {
     /// Seconds to wait until there is an answer that will not change; at most 60,
     /// more is taken for that.
     #[serde(default)]
     #[param(default = 0, maximum = 4294967295u32)]
     wait: u32,
+    /// The instances of the transaction's outputs, all of them in their order, with
+    /// commas between: what this guardian contributes to their outcomes is in the
+    /// answer then, once the transaction is accepted.
+    #[param(pattern = "^[0-9]{1,5}(,[0-9]{1,5})*$")]
+    outputs: Option<String>,
 }
 
 /// Where a transaction stands; at once when that is final.
 #[utoipa::path(get, path = "/v1/transactions/{txid}",
-    params(("txid" = TxId, Path), Wait),
-    responses((status = 200, body = TransactionResponse), BadAddress, Common))]
+    params(("txid" = TxId, Path), Await),
+    responses(
+        (status = 200, body = TransactionResponse),
+        (status = 404, description = "`unknown-instance`", body = Problem, content_type = "application/problem+json"),
+        BadAddress, Common
+    ))]
 async fn transaction(
     State(api): State<Api>,
     Segments(txid): Segments<TxId>,
-    Parameters(Wait { wait }): Parameters<Wait>,
+    Parameters(Await { wait, outputs }): Parameters<Await>,
 ) -> Result<Json<TransactionResponse>, Failure> {
+    let instances = outputs.map_or(Ok(Vec::new()), |outputs| parse_instances(&outputs))?;
     let (patience, _place) = api.patience(wait)?;
     let backend = &api.0.backend;
     let transaction = api.wait(patience, |wait| backend.transaction(&txid, wait));
-    Ok(Json(transaction.await))
+    let mut transaction = transaction.await;
+    if matches!(transaction.status, TransactionStatus::Accepted { .. }) {
+        transaction.outcomes = outcomes_of(&**backend, txid, &instances).await?;
+    }
+    Ok(Json(transaction))
+}
+
+fn parse_instances(text: &str) -> Result<Vec<InstanceId>, Failure> {
+    let numbers: Result<Vec<u16>, _> = text.split(',').map(str::parse).collect();
+    let instances = numbers.map(|numbers| numbers.into_iter().map(InstanceId).collect());
+    instances.map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        Failure::malformed(
+            "malformed-query",
+            format!(
+                "{shown:?} is no list of instances: outputs are numbers up to 65535 with commas \
+                 between"
+            ),
+        )
+    })
+}
+
+/// What there is of the outcomes of an accepted transaction's outputs, whose instances
+/// these are.
+async fn outcomes_of(
+    backend: &dyn Backend,
+    txid: TxId,
+    instances: &[InstanceId],
+) -> Result<Vec<Option<HexBytes>>, Failure> {
+    let mut places: BTreeMap<InstanceId, Vec<u16>> = BTreeMap::new();
+    for (index, instance) in (0..=u16::MAX).zip(instances) {
+        places.entry(*instance).or_default().push(index);
+    }
+    let mut all = vec![None; instances.len()];
+    for (instance, indices) in places {
+        let out_points: Vec<OutPoint> = indices
+            .iter()
+            .map(|index| OutPoint {
+                txid,
+                index: *index,
+            })
+            .collect();
+        let outcomes = backend.outcomes(instance, &out_points, Duration::ZERO);
+        for (index, outcome) in indices.into_iter().zip(outcomes.await?) {
+            all[usize::from(index)] = outcome.map(HexBytes);
+        }
+    }
+    Ok(all)
 }
 
 /// This guardian's contributions to outputs' outcomes.

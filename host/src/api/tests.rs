@@ -40,6 +40,8 @@ struct FakeBackend {
 const TXID: TxId = TxId([1; 32]);
 /// Never decided.
 const UNDECIDED: TxId = TxId([2; 32]);
+/// Accepted.
+const ACCEPTED: TxId = TxId([3; 32]);
 const BUNDLE: &[u8] = b"\0asm, a bundle";
 
 #[async_trait]
@@ -70,9 +72,16 @@ impl Backend for FakeBackend {
         }
         TransactionResponse {
             txid: *txid,
-            status: TransactionStatus::Unknown,
+            status: match *txid {
+                ACCEPTED => TransactionStatus::Accepted {
+                    session: 1,
+                    epoch: 1,
+                },
+                _ => TransactionStatus::Unknown,
+            },
             message: None,
             as_of: (1, 2),
+            outcomes: Vec::new(),
         }
     }
 
@@ -85,6 +94,10 @@ impl Backend for FakeBackend {
         *self.waited.lock() = Some(wait);
         match instance {
             InstanceId(0) => Ok(out_points.iter().map(|_| Some(vec![7])).collect()),
+            InstanceId(1) => Ok(out_points
+                .iter()
+                .map(|at| (at.index > 0).then(|| vec![at.index as u8]))
+                .collect()),
             _ => Err(QueryError::UnknownInstance(instance)),
         }
     }
@@ -567,6 +580,34 @@ async fn waits_are_capped() {
     server.post("/v1/modules/0/outcomes", body).await;
     let waited = *server.backend.waited.lock();
     assert_eq!(waited, Some(Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn with_a_transactions_fate_come_the_outcomes_of_its_outputs() {
+    let server = Server::start().await;
+    let ask = async |txid: TxId, outputs: &str| {
+        let answer = server
+            .get(&format!("/v1/transactions/{txid}{outputs}"))
+            .await;
+        assert_eq!(answer.status(), StatusCode::OK, "{outputs}");
+        let answer: Value = answer.json().await.expect("JSON");
+        answer.get("outcomes").cloned()
+    };
+    assert_eq!(ask(ACCEPTED, "").await, None);
+    assert_eq!(ask(TXID, "?outputs=0").await, None, "not decided");
+    let all = ask(ACCEPTED, "?outputs=1,0,1,1").await;
+    assert_eq!(all, Some(json!([null, "07", "02", "03"])));
+    for (outputs, expected) in [
+        ("2", (404, "unknown-instance")),
+        ("0,x", (400, "malformed-query")),
+        ("0,", (400, "malformed-query")),
+        ("", (400, "malformed-query")),
+        ("65536", (400, "malformed-query")),
+    ] {
+        let path = format!("/v1/transactions/{ACCEPTED}?outputs={outputs}");
+        let (status, name) = code(server.get(&path).await).await;
+        assert_eq!((status, name.as_str()), expected, "{outputs}");
+    }
 }
 
 #[tokio::test]

@@ -190,7 +190,7 @@ impl Ahead {
     const SEEN_ITEMS: usize = 50_000;
     /// Fewer items than these are run on one thread: waking others costs more than it
     /// saves.
-    const FEW: usize = 8;
+    const FEW: usize = 16;
 
     pub(super) fn new(federation: Arc<Federation>, pool: rayon::ThreadPool) -> Self {
         Self {

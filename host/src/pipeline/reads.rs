@@ -188,6 +188,7 @@ impl Pipeline {
             status,
             message: self.messages.get(txid),
             as_of: (view.session, view.epoch),
+            outcomes: Vec::new(),
         }
     }
 

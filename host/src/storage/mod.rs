@@ -509,6 +509,10 @@ fn database_options(create: bool) -> Options {
 fn family_options() -> Options {
     let mut options = Options::default();
     options.set_compression_type(DBCompressionType::Lz4);
+    // Most questions are for what is not there: a nonce that was never spent, a new
+    // transaction's fate. A filter says so without a search of the list in memory.
+    options.set_memtable_prefix_bloom_ratio(0.01);
+    options.set_memtable_whole_key_filtering(true);
     options
 }
 

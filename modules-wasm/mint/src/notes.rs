@@ -10,11 +10,13 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_sdk::{
     Blinding, OutPoint, PeerOutcomes, PlannedInput, PlannedOutput, SignedBlinding, Signer, crypto,
-    federation, storage::Table, wallet,
+    federation,
+    storage::{Cell, Table},
+    wallet,
 };
 
 use crate::{
-    BlindNote, DENOMINATIONS, Issuance, Note, TextNote, label,
+    BlindNote, Issuance, Note, TextNote, label,
     selection::{Counts, NONE, exponents},
     value,
 };
@@ -261,47 +263,57 @@ fn planned(
     }
 }
 
+/// A wallet's notes that it can spend.
 const STOCK: Table<(u8, [u8; 33]), OwnNote> = Table::new(b'n');
+/// How many of each denomination are there, so that nobody walks through all of them.
+const COUNTS: Cell<Counts> = Cell::new(b'c');
 
 /// The wallet's notes, by denomination.
-pub struct Stock(Vec<Vec<OwnNote>>);
+pub struct Stock(Counts);
 
 impl Stock {
     /// From storage.
     pub fn load() -> Self {
-        let mut notes = vec![Vec::new(); usize::from(DENOMINATIONS)];
-        for ((exponent, _), note) in STOCK.iter() {
-            notes[usize::from(exponent)].push(note);
-        }
-        Self(notes)
+        Self(COUNTS.get().unwrap_or(NONE))
     }
 
     /// How many there are.
     pub fn counts(&self) -> Counts {
-        let mut counts = NONE;
-        for (count, notes) in counts.iter_mut().zip(&self.0) {
-            *count = notes.len() as u32;
-        }
-        counts
+        self.0
     }
 
-    /// Takes so many of each out of the stock.
-    pub fn take(&self, counts: &Counts) -> Vec<OwnNote> {
-        let chosen: Vec<OwnNote> = counts
-            .iter()
-            .zip(&self.0)
-            .flat_map(|(count, notes)| notes.iter().take(*count as usize).cloned())
-            .collect();
-        for note in &chosen {
-            STOCK.delete(&(note.exponent, note.nonce));
+    /// Takes so many of each out of the stock, which must be there.
+    pub fn take(mut self, counts: &Counts) -> Vec<OwnNote> {
+        let mut chosen = Vec::new();
+        for exponent in exponents() {
+            let count = counts[usize::from(exponent)];
+            if count == 0 {
+                continue;
+            }
+            // No nonce is all zeros: these are all of this denomination.
+            let taken = STOCK.page(Some(&(exponent, [0; 33])), count);
+            for (key, note) in taken {
+                STOCK.delete(&key);
+                self.0[usize::from(exponent)] -= 1;
+                chosen.push(note);
+            }
+        }
+        if !chosen.is_empty() {
+            COUNTS.put(&self.0);
         }
         chosen
     }
 
-    /// Puts notes into the stock.
+    /// Puts notes into the stock; those that are there already stay as they are.
     pub fn put<'a>(notes: impl IntoIterator<Item = &'a OwnNote>) {
+        let mut counts = Self::load().0;
         for note in notes {
-            STOCK.put(&(note.exponent, note.nonce), note);
+            let key = (note.exponent, note.nonce);
+            if !STOCK.contains(&key) {
+                STOCK.put(&key, note);
+                counts[usize::from(note.exponent)] += 1;
+            }
         }
+        COUNTS.put(&counts);
     }
 }

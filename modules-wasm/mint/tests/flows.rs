@@ -805,6 +805,7 @@ proptest! {
         federation.pass(7200);
         wallets.iter_mut().for_each(carry_on);
         for wallet in &wallets {
+            check_stock(wallet);
             prop_assert!(wallet.operations().iter().all(|o| o.finished().is_some()));
         }
         let circulating: i64 = federation.audit(MINT).iter().map(|line| -line.msat).sum();
@@ -819,6 +820,14 @@ proptest! {
             prop_assert!(balances <= u64::try_from(circulating).unwrap());
         }
     }
+}
+
+/// The balance is that of the notes that are there.
+fn check_stock(wallet: &Wallet) {
+    let store = wallet.store(MINT);
+    let exponents = store.keys().filter(|key| key[0] == b'n').map(|key| key[1]);
+    let worth: u64 = exponents.filter_map(modmint_mint::value).sum();
+    assert_eq!(wallet.balance(), worth);
 }
 
 /// What transactions paid more than they had to: less than a note in each.
@@ -887,6 +896,7 @@ fn a_recovery_that_is_killed_behind_any_write_goes_on() {
         again.kill_at(Kill { after, sent: false });
         recover(&mut again);
         assert_eq!(again.balance(), alice.balance(), "killed behind {after}");
+        check_stock(&again);
         if again.kills() == 0 {
             assert!(after > 3, "nothing was written");
             break;

@@ -142,6 +142,13 @@ mod values;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod mock;
 
+/// A component's heap. It begins in what is left of the memory that an instance has from
+/// the start (`src/kit/compile.rs` says how much): memory that grows costs the host two
+/// system calls in each instance.
+#[cfg(target_arch = "wasm32")]
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 pub use borsh;
 pub use component::Component;
 pub use host::{crypto, federation, guardian, log, signing, treasury, wallet};
