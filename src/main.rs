@@ -47,6 +47,9 @@ struct Bench {
     /// it has caught up, and as long as before again.
     #[arg(long, value_name = "SECONDS", conflicts_with = "invite", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     absent: Option<u64>,
+    /// Stop so many instead of one: with two of four nothing goes on until one is back.
+    #[arg(long, value_name = "GUARDIANS", requires = "absent", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+    absentees: u8,
     /// Measure guardians that have nothing to do instead.
     #[arg(long, conflicts_with_all = ["wallets", "notes", "invite", "absent"])]
     idle: bool,
@@ -111,7 +114,9 @@ async fn measure(options: Bench) -> Result<()> {
         time,
         notes: options.notes,
         invite: options.invite,
-        absent: options.absent.map(Duration::from_secs),
+        absent: options
+            .absent
+            .map(|seconds| (Duration::from_secs(seconds), options.absentees.into())),
     };
     print(&bench::run(&load, tell).await?, options.json)
 }

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     path::PathBuf,
     sync::{Arc, OnceLock, Weak, mpsc},
     time::{Duration, Instant},
@@ -47,6 +48,16 @@ const FRESH_FOR_STEP: Duration = Duration::from_secs(60);
 /// How long a spend waits for money that is on its way: change is there a moment
 /// behind the transaction that makes it, a lost connection or two may lie between.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
+/// What waits longer than this for guardians looks whether enough of them answer…
+const USUAL: Duration = Duration::from_secs(1);
+/// …each within so long…
+const PROBE: Duration = Duration::from_millis(1500);
+/// …and again after so long: if too few do, if enough do, and at most.
+const PROBE_AGAIN: (Duration, Duration, Duration) = (
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(30),
+);
 /// Pauses between tries of what failed for a cause of this machine's: first, and
 /// at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -145,6 +156,10 @@ struct Inner {
     tasks: Mutex<HashMap<Task, tokio::task::JoinHandle<()>>>,
     /// Transactions that guardians refuse to take.
     opinions: Mutex<HashMap<(OperationId, usize), Refusal>>,
+    /// That too few guardians answer, while something waits for them.
+    obstacle: Mutex<Option<Refusal>>,
+    /// Held by whoever looks whether they do.
+    probing: tokio::sync::Mutex<()>,
     changed: watch::Sender<u64>,
     services: Offered,
     runtime: tokio::runtime::Handle,
@@ -248,6 +263,8 @@ impl Federation {
                 thread: Mutex::new(thread.ok()),
                 tasks: Mutex::default(),
                 opinions: Mutex::default(),
+                obstacle: Mutex::default(),
+                probing: tokio::sync::Mutex::default(),
                 changed,
                 services,
                 runtime,
@@ -285,6 +302,12 @@ impl Federation {
     /// The guardians, to ask them without a module.
     pub fn guardians(&self) -> &Guardians {
         &self.0.guardians
+    }
+
+    /// That too few guardians answer, if something waits for them: it goes on by itself
+    /// once they do.
+    pub fn obstacle(&self) -> Option<Refusal> {
+        self.0.obstacle.lock().clone()
     }
 
     /// The guardians and how they have been doing.
@@ -954,12 +977,50 @@ impl Inner {
             .enumerate()
             .filter(|(_, transaction)| transaction.fate.is_none())
             .find_map(|(number, _)| opinions.get(&(operation.id, number)));
-        operation.view(device_time(), opinion)
+        let obstacle = self.obstacle.lock();
+        operation.view(device_time(), opinion, obstacle.as_ref())
     }
 
     fn tell(&self) {
         self.changed
             .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// What guardians are asked for; that too few of them answer is shown meanwhile.
+    async fn from_guardians<T>(&self, asked: impl Future<Output = T>) -> T {
+        let answer = tokio::select! {
+            answer = asked => answer,
+            never = self.look_for_guardians() => match never {},
+        };
+        self.meets(None);
+        answer
+    }
+
+    /// Looks whether enough guardians answer, after longer than they usually take: first
+    /// often, then less and less.
+    async fn look_for_guardians(&self) -> Infallible {
+        let begun = Instant::now();
+        tokio::time::sleep(USUAL).await;
+        loop {
+            // One is enough for all that wait.
+            if let Ok(_one) = self.probing.try_lock() {
+                self.guardians.probe(PROBE).await;
+                let lack = self.guardians.lack();
+                self.meets(lack.map(|lack| Refusal::new("federation-unreachable", lack)));
+            }
+            let least = match *self.obstacle.lock() {
+                Some(_) => PROBE_AGAIN.0,
+                None => PROBE_AGAIN.1,
+            };
+            tokio::time::sleep((begun.elapsed() / 60).clamp(least, PROBE_AGAIN.2)).await;
+        }
+    }
+
+    fn meets(&self, obstacle: Option<Refusal>) {
+        let former = std::mem::replace(&mut *self.obstacle.lock(), obstacle.clone());
+        if former != obstacle {
+            self.tell();
+        }
     }
 
     /// Begins and ends tasks so that they are what `operation`, just written,
@@ -1044,19 +1105,17 @@ impl Inner {
             let taken = match &want {
                 Want::Outcomes(request) => {
                     let goes_on = request.agreement == Agreement::Each;
-                    self.guardians
-                        .outcomes(instance, request, |outcomes| {
-                            deliver(EffectResult::Outcomes(outcomes), goes_on)
-                        })
-                        .await
+                    let asked = self.guardians.outcomes(instance, request, |outcomes| {
+                        deliver(EffectResult::Outcomes(outcomes), goes_on)
+                    });
+                    self.from_guardians(asked).await
                 }
                 Want::Query(request) => {
                     let goes_on = request.agreement == Agreement::Each;
-                    self.guardians
-                        .query(instance, request, |answers| {
-                            deliver(EffectResult::Answers(answers), goes_on)
-                        })
-                        .await
+                    let asked = self.guardians.query(instance, request, |answers| {
+                        deliver(EffectResult::Answers(answers), goes_on)
+                    });
+                    self.from_guardians(asked).await
                 }
                 Want::Http(request) => {
                     let key = tagged_hash(
@@ -1186,14 +1245,15 @@ impl Inner {
                 }
             }
         };
+        let decided = self.guardians.submit(
+            transaction.txid,
+            &transaction.bytes,
+            transaction.expires,
+            &transaction.outputs,
+            &opinions,
+        );
         let (fate, contributions) = tokio::select! {
-            fate = self.guardians.submit(
-                transaction.txid,
-                &transaction.bytes,
-                transaction.expires,
-                &transaction.outputs,
-                &opinions,
-            ) => fate,
+            decided = self.from_guardians(decided) => decided,
             fate = given_up => (fate, Contributions::default()),
         };
         let mut pause = RETRY.0;
@@ -1372,6 +1432,47 @@ mod tests {
         });
         soon(done).await.unwrap();
         assert_eq!(federation.balance().await.unwrap(), Amount(398));
+        federation.close().await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_too_few_guardians_is_told_until_enough_are_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = guardians([honest(), honest(), honest(), honest()]).await;
+        let federation = open(directory.path(), &set);
+        start(&federation, MINT, "issue", 1000).await;
+        let paid = start(&federation, SHOP, "pay", 600).await;
+        set.until(|fake| !fake.submitted.is_empty()).await;
+        let silence = |silent| {
+            for fake in &set.fakes[2..] {
+                fake.lock().silent = silent;
+            }
+        };
+        silence(true);
+        let begun = Instant::now();
+        let met = federation.wait(paid.operation, |view| view.obstacle.is_some());
+        let met = soon(met).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(6), "{begun:?}");
+        assert_eq!(met.status, OperationStatus::Running);
+        let obstacle = met.obstacle.unwrap();
+        assert_eq!(obstacle.code, "federation-unreachable");
+        for part in ["2 of 4", "3 are needed", "guardian 2 (", "guardian 3 ("] {
+            assert!(obstacle.message.contains(part), "{}", obstacle.message);
+        }
+        assert_eq!(federation.obstacle().unwrap(), obstacle);
+        silence(false);
+        let goes_on = federation.wait(paid.operation, |view| view.obstacle.is_none());
+        soon(goes_on).await.unwrap();
+        for fake in &set.fakes {
+            let mut fake = fake.lock();
+            fake.txid = paid.transactions[0].txid;
+            fake.status = ACCEPTED;
+            fake.outcome = Some(vec![1]);
+        }
+        let done = federation.wait(paid.operation, |view| {
+            view.status == OperationStatus::Done && !view.settling
+        });
+        assert_eq!(soon(done).await.unwrap().obstacle, None);
         federation.close().await;
     }
 

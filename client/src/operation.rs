@@ -186,6 +186,9 @@ pub struct OperationView {
     /// Why it failed, why it is stuck, or why guardians do not take its
     /// transaction.
     pub error: Option<Refusal>,
+    /// Why it does not go on now, though nothing is wrong with it: too few guardians
+    /// answer. It goes on by itself once they do.
+    pub obstacle: Option<Refusal>,
     /// What waits to be confirmed.
     pub question: Option<SpendQuote>,
     /// Its transactions.
@@ -414,7 +417,27 @@ impl Operation {
             })
     }
 
-    pub(crate) fn view(&self, now: u64, opinions: Option<&Refusal>) -> OperationView {
+    /// Whether it waits for guardians.
+    pub(crate) fn asks_guardians(&self) -> bool {
+        let asks = |pending: &Pending| {
+            matches!(
+                pending.wait,
+                Wait::Effect(Want::Outcomes(_) | Want::Query(_))
+            )
+        };
+        self.transactions.iter().any(|tx| tx.fate.is_none())
+            || self
+                .machines
+                .iter()
+                .any(|machine| machine.runs() && machine.effects.iter().any(asks))
+    }
+
+    pub(crate) fn view(
+        &self,
+        now: u64,
+        opinions: Option<&Refusal>,
+        obstacle: Option<&Refusal>,
+    ) -> OperationView {
         let main = self.machines.first();
         let finished = main.and_then(|machine| machine.finished.as_ref());
         let stuck = self.machines.iter().find_map(|machine| {
@@ -471,6 +494,7 @@ impl Operation {
                     |sum, tx| sum.saturating_add(tx.net_msat),
                 ),
             error,
+            obstacle: obstacle.filter(|_| self.asks_guardians()).cloned(),
             question,
             transactions: self
                 .transactions

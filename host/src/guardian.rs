@@ -35,7 +35,7 @@ use crate::{
     identity::Identity,
     keys::Secrets,
     metrics,
-    ordering::{Epoch, Ordering, OrderingSetup},
+    ordering::{Epoch, MAX_SESSION_EPOCHS, Ordering, OrderingSetup},
     p2p::{P2p, P2pReceivers, P2pSetup, PeerMessage},
     pipeline::{Pipeline, PipelineSetup, SkipList},
     sessions::{Sessions, SessionsSetup},
@@ -232,8 +232,8 @@ fn check_plan(plan: &FoundingPlan) -> anyhow::Result<()> {
         ensure!(!again, "the plan holds guardian {:?} twice", peer.name);
     }
     ensure!(
-        plan.session.epochs > 0 && plan.session.epochs <= 60_000,
-        "session.epochs is 1 to 60000"
+        (1..=MAX_SESSION_EPOCHS).contains(&plan.session.epochs),
+        "session.epochs is 1 to {MAX_SESSION_EPOCHS}"
     );
     ensure!(
         plan.session.bytes > 0 && plan.session.seconds > 0,

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use modmint_client::{
-    Allowance, Federation as Joined, MintClient, OperationStatus, Wallet, WalletClient,
+    Allowance, Federation as Joined, MintClient, OperationStatus, Wallet, WalletClient, WalletError,
 };
 use modmint_core::{Amount, config::Invite};
 use tokio::task::JoinHandle;
@@ -28,6 +28,9 @@ use crate::federation::Federation;
 const LARGEST: u32 = 20;
 /// What each wallet has, msat: enough for all notes up to the largest, and some more.
 const FILLING: u64 = 20_000_000;
+
+/// When what too few guardians answered is begun again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A wallet in the federation.
 pub(super) struct Member {
@@ -131,6 +134,12 @@ impl Exchanges {
         self.between(from, to).count() as f64 / (to - from).as_secs_f64()
     }
 
+    /// When the first ended behind `from`.
+    pub(super) fn first_behind(&self, from: Instant) -> Option<Instant> {
+        let mut ends = self.0.iter().map(|exchange| exchange.ended);
+        ends.find(|ended| *ended >= from)
+    }
+
     /// The longest time in which none ended.
     pub(super) fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
         let mut last = from;
@@ -168,6 +177,12 @@ impl Load {
         let balances = try_join_all(balances).await?;
         let sum = balances.iter().map(|balance| balance.msat()).sum();
         Ok(Amount(sum))
+    }
+
+    /// Whether some wallet says that too few guardians answer.
+    pub(super) fn meets_an_obstacle(&self) -> bool {
+        let met = |member: &Member| member.joined.obstacle().is_some();
+        self.members.iter().any(met)
     }
 
     pub(super) fn start(&self) -> Running {
@@ -208,15 +223,28 @@ async fn exchange_until(
     let mut exchanges = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         // The notes are there: this asks nobody.
-        let sent = mint.send(amount, Allowance::UpTo(amount)).await?;
+        let sent = reached(|| mint.send(amount, Allowance::UpTo(amount))).await?;
         let begun = Instant::now();
-        mint.receive(&sent.notes).await?;
+        reached(|| mint.receive(&sent.notes)).await?;
         exchanges.push(Exchange {
             begun,
             ended: Instant::now(),
         });
     }
     Ok(exchanges)
+}
+
+/// What begins while guardians are stopped begins once they are back.
+async fn reached<T, F>(ask: impl Fn() -> F) -> Result<T, WalletError>
+where
+    F: Future<Output = Result<T, WalletError>>,
+{
+    loop {
+        match ask().await {
+            Err(WalletError::Unreachable(_)) => tokio::time::sleep(AGAIN).await,
+            answer => return answer,
+        }
+    }
 }
 
 async fn deposit(

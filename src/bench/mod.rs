@@ -43,8 +43,8 @@ pub struct Options {
     pub notes: u32,
     /// The federation's invite; without it one of four guardians is founded here.
     pub invite: Option<String>,
-    /// For how long one of the guardians that are founded here is stopped then.
-    pub absent: Option<Duration>,
+    /// For how long how many of the guardians that are founded here are stopped then.
+    pub absent: Option<(Duration, usize)>,
 }
 
 /// Above this many notes a transaction would have more than one of a denomination.
@@ -74,10 +74,22 @@ pub struct Report {
     pub p2p_bytes_per_transaction: Option<f64>,
     /// How much of the time in which epochs were processed modules ran.
     pub wasm_share_of_epoch_time: Option<f64>,
+    /// What sessions' ends cost, where some ended meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_ends: Option<SessionEnds>,
     /// What came of a guardian's absence, if one was asked for. What stands above was
     /// measured before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub absence: Option<Absence>,
+}
+
+/// What the ends of sessions cost that fell into the time.
+#[derive(Debug, Serialize)]
+pub struct SessionEnds {
+    /// How many.
+    pub number: usize,
+    /// The longest time without a transaction from a second before one until two behind.
+    pub longest_gap_ms: f64,
 }
 
 /// Milliseconds.
@@ -181,10 +193,12 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
     tokio::time::sleep(WARM_UP.min(options.time)).await;
     let meters = Meters::of(own.as_ref());
     let (start, begun) = (meters.read().await?, Instant::now());
-    tokio::time::sleep(options.time).await;
+    let session_ends = pass(own.as_ref(), options.time).await?;
     let (end, ended) = (meters.read().await?, Instant::now());
     let times = match options.absent.zip(own.as_ref()) {
-        Some((away, own)) => Some(absence::of(own, away, options.time, &mut tell).await?),
+        Some((absent, own)) => {
+            Some(absence::of(own, absent, options.time, &load, &mut tell).await?)
+        }
         None => None,
     };
     let exchanges = running.end().await?;
@@ -203,10 +217,45 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
         federation.stop().await?;
     }
     let absence = times.map(|times| Absence::of(&times, &exchanges));
+    let second = Duration::from_secs(1);
+    let gaps = session_ends
+        .iter()
+        .map(|end| exchanges.longest_gap(*end - second, *end + 2 * second));
+    let session_ends = gaps.max().map(|gap| SessionEnds {
+        number: session_ends.len(),
+        longest_gap_ms: gap.as_secs_f64() * 1000.0,
+    });
     Ok(Report {
         absence,
+        session_ends,
         ..report(options, &latencies, ended - begun, &end.since(&start))
     })
+}
+
+/// Lets time pass, and sees when sessions end.
+async fn pass(own: Option<&Federation>, time: Duration) -> Result<Vec<Instant>> {
+    /// Between two looks.
+    const LOOK: Duration = Duration::from_millis(100);
+    let over = Instant::now() + time;
+    let Some(federation) = own else {
+        tokio::time::sleep(time).await;
+        return Ok(Vec::new());
+    };
+    let (mut ends, mut former) = (Vec::new(), None);
+    loop {
+        let session = federation.guardians[0].status().await?.session;
+        if former
+            .replace(session)
+            .is_some_and(|former| former != session)
+        {
+            ends.push(Instant::now());
+        }
+        let left = over.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(ends);
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
 }
 
 /// Measures guardians that have nothing to do.
@@ -289,6 +338,7 @@ fn report(
             .zip(modules)
             .filter(|(epochs, _)| *epochs > 0.0)
             .map(|(epochs, modules)| modules / epochs),
+        session_ends: None,
         absence: None,
     }
 }
@@ -349,6 +399,13 @@ impl fmt::Display for Report {
             "modules' share of the time of epochs  {}",
             known(self.wasm_share_of_epoch_time, 2)
         )?;
+        if let Some(ends) = &self.session_ends {
+            write!(
+                f,
+                "\nsessions' ends        {}, at most {:.0} ms without a transaction around them",
+                ends.number, ends.longest_gap_ms
+            )?;
+        }
         match &self.absence {
             Some(absence) => write!(f, "\n{absence}"),
             None => Ok(()),

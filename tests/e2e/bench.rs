@@ -86,7 +86,9 @@ fn two_wallets_spend_and_receive_and_the_figures_say_how_much() {
 fn a_guardian_that_is_away_catches_up_while_the_load_goes_on() {
     let report = bench(&["--wallets", "2", "--seconds", "3", "--absent", "4"]);
     let of = |field: &str| number(&report, &format!("/absence/{field}"));
+    assert_eq!(of("guardians"), 1.0, "{report}");
     assert!(of("seconds") >= 4.0, "{report}");
+    assert!(of("first_transaction_after_seconds") > 0.0, "{report}");
     assert!(of("level_after_seconds") > 0.0, "{report}");
     assert!(of("longest_gap_ms") > 0.0, "{report}");
     for when in ["while", "behind", "after"] {
@@ -94,6 +96,21 @@ fn a_guardian_that_is_away_catches_up_while_the_load_goes_on() {
         assert!(of(&field) > 0.0, "{field} in {report}");
     }
     assert!(number(&report, "/transactions_per_second") > 0.0);
+}
+
+#[test]
+fn with_two_of_four_away_wallets_say_so_and_go_on_when_one_is_back() {
+    let more = ["--absent", "6", "--absentees", "2"];
+    let report = bench(&[&["--wallets", "2", "--seconds", "3"], &more[..]].concat());
+    let of = |field: &str| number(&report, &format!("/absence/{field}"));
+    assert_eq!(of("guardians"), 2.0, "{report}");
+    assert!(of("told_after_seconds") < 6.0, "{report}");
+    assert!(of("longest_gap_ms") > 4000.0, "{report}");
+    assert!(of("transactions_per_second_after") > 0.0, "{report}");
+    assert!(
+        of("first_transaction_after_seconds") < of("level_after_seconds"),
+        "{report}"
+    );
 }
 
 #[test]

@@ -138,7 +138,11 @@ fn status(view: &OperationView) -> &'static str {
 /// What there is to say of an operation in one line.
 fn told(view: &OperationView) -> &str {
     let error = view.error.as_ref().map(|error| error.message.as_str());
-    error.or(view.message.as_deref()).unwrap_or_default()
+    let obstacle = view.obstacle.as_ref().map(|met| met.message.as_str());
+    error
+        .or(obstacle)
+        .or(view.message.as_deref())
+        .unwrap_or_default()
 }
 
 pub fn describe_quote(quote: &SpendQuote) -> String {
@@ -216,6 +220,9 @@ fn describe(view: &OperationView) -> String {
     }
     if let Some(error) = &view.error {
         let _ = writeln!(text, "  {} ({})", clean(&error.message), clean(&error.code));
+    }
+    if let Some(obstacle) = &view.obstacle {
+        let _ = writeln!(text, "  waits: {}", clean(&obstacle.message));
     }
     let _ = writeln!(text, "  operation: {}", view.operation);
     text
@@ -322,17 +329,29 @@ impl<'a> Report<'a> {
             "message": view.message,
             "details": view.details,
             "error": view.error,
+            "obstacle": view.obstacle,
         });
-        if self.shown.as_ref() == Some(&line) || view.stage.is_none() && view.error.is_none() {
+        let silent = view.stage.is_none() && view.error.is_none() && view.obstacle.is_none();
+        if self.shown.as_ref() == Some(&line) || self.shown.is_none() && silent {
             return;
         }
+        let former = self.shown.as_ref().map_or(&Value::Null, |s| &s["obstacle"]);
+        let met = (*former != line["obstacle"]).then(|| match &view.obstacle {
+            Some(obstacle) => format!("waiting: {}", clean(&obstacle.message)),
+            None => "enough guardians answer again".to_owned(),
+        });
         let message = view.message.as_deref().unwrap_or_default();
         if self.output.is_json() {
             self.output.message(&line, message);
         } else if view.status == OperationStatus::Running {
             self.spinner.enable_steady_tick(Duration::from_millis(120));
             let text = clean(message);
-            if self.shown.as_ref().map(|shown| &shown["message"]) != Some(&line["message"]) {
+            if let Some(met) = met {
+                self.spinner.println(met);
+            }
+            if !message.is_empty()
+                && self.shown.as_ref().map(|shown| &shown["message"]) != Some(&line["message"])
+            {
                 self.spinner.println(&text);
                 if self.draws {
                     self.spinner.println(drawing(view));

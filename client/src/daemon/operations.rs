@@ -458,6 +458,7 @@ mod tests {
             "details": null,
             "took_msat": 0,
             "error": null,
+            "obstacle": null,
             "question": null,
             "transactions": [],
         });

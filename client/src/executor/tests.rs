@@ -821,7 +821,7 @@ fn what_the_ecash_module_exchanges_of_its_own_costs_its_fee_and_brings_nothing()
         let begun = bench
             .start(MINT, "exchange", 0, Allowance::Nothing)
             .unwrap();
-        let took = |bench: &mut Bench| bench.operation(&begun.id).view(0, None).took_msat;
+        let took = |bench: &mut Bench| bench.operation(&begun.id).view(0, None, None).took_msat;
         assert_eq!(took(&mut bench), FEE.msat() as i64);
         let accepted = fate == Fate::Accepted;
         bench
@@ -912,7 +912,7 @@ fn a_refused_transaction_gives_its_notes_back_before_the_planner_asks_for_more()
     let over = bench.operation(&begun.id);
     assert_eq!(bench.balance(), 1000);
     assert!(over.is_over());
-    let view = over.view(0, None);
+    let view = over.view(0, None, None);
     assert_eq!(view.status, crate::OperationStatus::Failed);
     assert_eq!(view.took_msat, 0);
     assert_eq!(view.error.unwrap().code, "paused");
@@ -951,7 +951,10 @@ fn a_question_in_the_middle_waits_over_a_crash_and_can_be_answered_either_way() 
             .unwrap();
         bench.reopen();
         let asking = bench.operation(&begun.id);
-        assert_eq!(asking.view(0, None).status, crate::OperationStatus::Asking);
+        assert_eq!(
+            asking.view(0, None, None).status,
+            crate::OperationStatus::Asking
+        );
         assert_eq!(asking.question().unwrap().total, Amount(601));
         assert_eq!(bench.balance(), 1000, "nothing is taken before the answer");
         let executor = bench.executor();
@@ -966,7 +969,7 @@ fn a_question_in_the_middle_waits_over_a_crash_and_can_be_answered_either_way() 
             executor
                 .decided(&begun.id, 0, Fate::Accepted, &Contributions::default())
                 .unwrap();
-            let view = bench.operation(&begun.id).view(0, None);
+            let view = bench.operation(&begun.id).view(0, None, None);
             assert_eq!(view.status, crate::OperationStatus::Done);
             assert_eq!(view.took_msat, 601);
             assert!(view.details.unwrap()["output"].is_u64());
@@ -989,7 +992,10 @@ fn a_machine_that_traps_is_kept_and_goes_on_with_the_next_bundle() {
         .deliver(&begun.id, 0, generation, answered.clone(), false)
         .unwrap();
     let stuck = bench.operation(&begun.id);
-    assert_eq!(stuck.view(0, None).status, crate::OperationStatus::Stuck);
+    assert_eq!(
+        stuck.view(0, None, None).status,
+        crate::OperationStatus::Stuck
+    );
     assert_eq!(stuck.machines[0].state, begun.machines[0].state);
     assert_eq!(stuck.machines[0].effects, begun.machines[0].effects);
     let overlay = Overlay::new(bench.executor().database.clone());

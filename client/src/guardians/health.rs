@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rand::Rng;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 /// The first pause behind a failure; it doubles with each more.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -14,7 +15,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Latency, failures and backoff of one guardian.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<State>);
+pub struct Health {
+    state: Mutex<State>,
+    /// Notified when it answers behind a failure.
+    answered: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,7 +44,10 @@ impl Health {
     /// It answered, after `latency` if the request was one that waits for
     /// nothing.
     pub fn succeeded(&self, latency: Option<Duration>) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
+        if state.failures > 0 {
+            self.answered.notify_waiters();
+        }
         state.failures = 0;
         state.last_error = None;
         state.not_before = None;
@@ -54,7 +62,7 @@ impl Health {
 
     /// It did not answer, or no sense.
     pub fn failed(&self, error: &str) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.failures = state.failures.saturating_add(1);
         state.last_error = Some(error.chars().take(200).collect());
         let doubled = FIRST_PAUSE.saturating_mul(1 << (state.failures - 1).min(10));
@@ -66,25 +74,37 @@ impl Health {
 
     /// How long it should be left alone yet.
     pub fn pause(&self) -> Duration {
-        self.0.lock().not_before.map_or(Duration::ZERO, |time| {
+        self.state.lock().not_before.map_or(Duration::ZERO, |time| {
             time.saturating_duration_since(Instant::now())
         })
     }
 
+    /// Waits until it may be asked again: as long as [`Self::pause`] says or until it has
+    /// answered somebody else, but for so long at least.
+    pub async fn rest(&self, least: Duration) {
+        let answered = self.answered.notified();
+        let pause = self.pause();
+        tokio::time::sleep(least).await;
+        tokio::select! {
+            () = answered => {}
+            () = tokio::time::sleep(pause.saturating_sub(least)) => {}
+        }
+    }
+
     /// Whether it has answered and has not failed since.
     pub fn is_good(&self) -> bool {
-        let state = self.0.lock();
+        let state = self.state.lock();
         state.failures == 0 && state.latency.is_some()
     }
 
     /// Whether it has failed since it last answered.
     pub fn is_bad(&self) -> bool {
-        self.0.lock().failures > 0
+        self.state.lock().failures > 0
     }
 
     /// For people.
     pub fn view(&self) -> HealthView {
-        let state = self.0.lock();
+        let state = self.state.lock();
         HealthView {
             latency_ms: state
                 .latency
@@ -97,6 +117,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -115,5 +137,20 @@ mod tests {
         health.succeeded(Some(Duration::from_millis(5)));
         assert_eq!(health.pause(), Duration::ZERO);
         assert!(health.is_good());
+    }
+
+    #[tokio::test]
+    async fn who_answers_somebody_is_asked_again_by_all() {
+        let health = Health::default();
+        for _ in 0..40 {
+            health.failed("refused");
+        }
+        let rest = health.rest(Duration::ZERO).now_or_never();
+        assert!(rest.is_none(), "it is left alone");
+        let begun = Instant::now();
+        let rest = health.rest(Duration::from_millis(20));
+        let ((), ()) = tokio::join!(rest, async { health.succeeded(None) });
+        assert!(begun.elapsed() >= Duration::from_millis(20));
+        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }

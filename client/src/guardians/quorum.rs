@@ -21,7 +21,7 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{AskError, Guardian, guardian::http_client};
+use super::{AskError, Guardian, Health, guardian::http_client};
 use crate::WalletError;
 
 /// How long guardians are asked to wait for what is not there yet.
@@ -192,7 +192,7 @@ impl Guardians {
                     }
                     // Behind a connection that was refused or broke, for as long
                     // as the others let us.
-                    tokio::time::sleep(guardian.health.pause().max(LEAST_PAUSE)).await;
+                    guardian.health.rest(LEAST_PAUSE).await;
                 }
                 None
             })
@@ -230,23 +230,41 @@ impl Guardians {
     }
 
     fn too_few(&self, answered: usize, begun: Instant) -> WalletError {
-        let silent: Vec<String> = self
-            .all
-            .iter()
-            .filter(|guardian| !guardian.health.is_good())
+        WalletError::Unreachable(format!(
+            "{answered} of {} guardians answered within {} s, {} are needed; missing: {}",
+            self.all.len(),
+            begun.elapsed().as_secs(),
+            self.threshold,
+            self.named(|health| !health.is_good())
+        ))
+    }
+
+    /// That too few guardians answer, and who does not, if so many have failed since they
+    /// last did.
+    pub(crate) fn lack(&self) -> Option<String> {
+        let failing = self.all.iter().filter(|guardian| guardian.health.is_bad());
+        let answer = self.all.len() - failing.count();
+        (answer < self.threshold).then(|| {
+            format!(
+                "{answer} of {} guardians answer, {} are needed; missing: {}",
+                self.all.len(),
+                self.threshold,
+                self.named(Health::is_bad)
+            )
+        })
+    }
+
+    /// Those of whose health this is true, with their last error.
+    fn named(&self, which: impl Fn(&Health) -> bool) -> String {
+        let named = self.all.iter().filter(|guardian| which(&guardian.health));
+        let named: Vec<String> = named
             .map(|guardian| {
                 let health = guardian.health.view();
                 let error = health.last_error.unwrap_or_else(|| "no answer".to_owned());
                 format!("guardian {} ({error})", guardian.peer)
             })
             .collect();
-        WalletError::Unreachable(format!(
-            "{answered} of {} guardians answered within {} s, {} are needed; missing: {}",
-            self.all.len(),
-            begun.elapsed().as_secs(),
-            self.threshold,
-            silent.join(", ")
-        ))
+        named.join(", ")
     }
 
     /// A bundle from whoever has it.
@@ -355,7 +373,7 @@ impl Guardians {
                         tokio::time::sleep(LEAST_PAUSE * 3).await;
                     }
                 }
-                Err(_) => tokio::time::sleep(guardian.health.pause().max(LEAST_PAUSE)).await,
+                Err(_) => guardian.health.rest(LEAST_PAUSE).await,
             }
         }
     }

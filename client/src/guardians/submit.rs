@@ -312,7 +312,7 @@ async fn look(guardian: &Guardian, txid: &TxId, expires: u64, outputs: &[Instanc
         }
         // A guardian that waits as asked is asked again at once.
         if begun.elapsed() < LONG_POLL / 2 {
-            tokio::time::sleep(guardian.health.pause().max(pause)).await;
+            guardian.health.rest(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

@@ -38,7 +38,7 @@ const MINT: InstanceId = InstanceId(0);
 #[derive(Clone)]
 pub(crate) struct Fake {
     /// Takes connections and says nothing, as a machine that hangs.
-    silent: bool,
+    pub(crate) silent: bool,
     pub(crate) txid: TxId,
     height: u32,
     time: u64,

@@ -34,12 +34,21 @@ use super::{
     keychain::{SessionKeychain, Signature},
     log::{self, LogId, Reader},
 };
-use crate::p2p::PeerMessage;
+use crate::p2p::{MAX_FRAME_BYTES, PeerMessage};
 
 /// The pause between two of a guardian's units.
 const CREATION_DELAY_MS: f64 = 5.0;
 /// Rounds that a session may take beyond the epochs it is to have.
 const SPARE_ROUNDS: u32 = 1000;
+/// The most epochs that a session may have: an alert about a guardian that forks holds all
+/// units that it has made in the session, and is one message. A unit has beside its payload
+/// 35 bytes for each guardian and some 150 more.
+pub const MAX_SESSION_EPOCHS: u32 = 2400;
+const MAX_UNIT_OVERHEAD: usize = 35 * 40 + 200;
+const _: () = assert!(
+    (MAX_SESSION_EPOCHS + SPARE_ROUNDS) as usize * (MAX_PAYLOAD_BYTES + MAX_UNIT_OVERHEAD)
+        < MAX_FRAME_BYTES
+);
 /// How fast rounds slow down when a session is longer than it should be.
 const SLOWDOWN: f64 = 1.005;
 /// How many rounds a unit's payload keeps us awake; by then it is final, or its

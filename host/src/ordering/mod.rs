@@ -39,6 +39,7 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use alone::Sequencer;
+pub use instance::MAX_SESSION_EPOCHS;
 use instance::{Instance, Mode};
 use keychain::GuardianKeys;
 use log::LogId;

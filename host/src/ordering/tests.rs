@@ -1080,6 +1080,14 @@ impl Hostile {
         self.p2p
             .broadcast(&PeerMessage::Aleph { session: 1, bytes });
     }
+
+    /// Its sockets end with it.
+    fn kill(self) {
+        self.runtime.shutdown_timeout(PATIENCE);
+        wait_for("the last task of a hostile guardian", || {
+            Arc::strong_count(&self.p2p) <= 2
+        });
+    }
 }
 
 fn unit(keychain: &SessionKeychain, round: u16, payload: Option<Vec<u8>>, fill: u8) -> Unit {
@@ -1307,6 +1315,64 @@ fn a_fork_and_a_restart_in_one_session_leave_the_honest_guardians_of_one_mind() 
             assert!(histories.iter().all(same), "{place:?}");
         }
     }
+}
+
+#[test]
+fn a_guardian_that_equivocates_restarts_and_does_so_again_may_come_back_honest() {
+    let federation = Federation::new(limits(80));
+    let guardians: Vec<Guardian> = (0..3).map(|me| federation.start(me)).collect();
+    let all: Vec<&Guardian> = guardians.iter().collect();
+    let keychain = federation.keychain(3, 1);
+    let first_unit = |fill| {
+        let unit = unit(&keychain, 0, Some(vec![fill]), 0);
+        Message::Units(UnitMessage::Unit(unit)).encode()
+    };
+    let mut number = 0;
+    let mut load = |guardians: &[&Guardian], items: usize| {
+        for _ in 0..items {
+            let item = format!("item {number}").into_bytes();
+            guardians[number % guardians.len()].items.push(&item);
+            wait_final(guardians, &item);
+            number += 1;
+        }
+    };
+    // Whenever it starts it says something else about its first round, to each of the
+    // others, and then all of it to all.
+    for start in 0..3 {
+        let hostile = Hostile::start(&federation, 3);
+        for to in 0..3 {
+            hostile.send(to, first_unit(3 * start + to as u8));
+        }
+        load(&all, 5);
+        for fill in 0..3 {
+            hostile.broadcast(first_unit(3 * start + fill));
+        }
+        load(&all, 5);
+        hostile.kill();
+    }
+    // Started as it should be, with nothing of what it has said, it harms nobody.
+    let back = Guardian::start(&federation, 3, 1);
+    load(&all, 5);
+    while all.iter().any(|one| one.session() < 2) {
+        load(&all, 1);
+    }
+    back.kill();
+    // The session that it has spoilt is handed to it signed (`sessions`); in the next it
+    // takes part.
+    let back = Guardian::start(&federation, 3, all[0].session());
+    let all: Vec<&Guardian> = all.into_iter().chain([&back]).collect();
+    load(&all, 8);
+    let known = all[0].epochs.lock().clone();
+    let of_back = back.epochs.lock().clone();
+    for epoch in &of_back {
+        let place = (epoch.session, epoch.index);
+        let same = known.iter().find(|k| (k.session, k.index) == place);
+        assert!(same.is_none_or(|same| same == epoch), "{place:?}");
+    }
+    let units = of_back.iter().flat_map(|epoch| &epoch.units);
+    let own = units.filter(|unit| unit.creator == PeerId(3));
+    assert!(own.count() > 0, "what it makes is ordered");
+    assert_equal_epochs(&all[..3]);
 }
 
 #[test]

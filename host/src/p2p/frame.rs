@@ -13,7 +13,7 @@ use super::PeerMessage;
 
 /// The longest frame: an alert about a fork carries all units of one guardian in
 /// one session.
-pub(super) const MAX_FRAME_BYTES: usize = 112 << 20;
+pub const MAX_FRAME_BYTES: usize = 112 << 20;
 
 /// The longest frame that is not AlephBFT's. They are decoded into structures
 /// that take several times their length.

@@ -38,7 +38,7 @@ use tokio_rustls::{
 use tracing::warn;
 use zeroize::Zeroizing;
 
-pub use frame::MAX_MESSAGE_BYTES;
+pub use frame::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES};
 
 pub use message::{OutcomePart, PeerMessage};
 

@@ -253,7 +253,7 @@ async fn hostile_bytes_drop_their_connection_and_no_other() {
 
     // A guardian that says hello, and then announces too much, nothing, or
     // sends what cannot be decoded.
-    let too_long = (frame::MAX_FRAME_BYTES as u32 + 1).to_le_bytes().to_vec();
+    let too_long = (MAX_FRAME_BYTES as u32 + 1).to_le_bytes().to_vec();
     let undecodable = [&5u32.to_le_bytes()[..], &[99; 5]].concat();
     let mut long_message = ((MAX_MESSAGE_BYTES + 1) as u32).to_le_bytes().to_vec();
     long_message.resize(4 + MAX_MESSAGE_BYTES + 1, 6);

@@ -11,6 +11,7 @@ use std::{
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use modmint_core::{PeerId, consensus::ConsensusItem, sha256};
@@ -96,17 +97,27 @@ impl Verdicts {
         gather();
     }
 
-    /// As [`Self::verify`], but while somebody gathers these are left to them.
-    fn verify_with_the_next(&self, checks: Vec<Check>) -> bool {
+    /// As [`Self::verify`], but while somebody gathers these are left to them; and to
+    /// the next who does, for at most so long, if nobody does now.
+    fn verify_with_the_next(&self, checks: Vec<Check>, patience: Duration) -> bool {
         if checks.is_empty() {
             return true;
         }
         self.waiting.lock().extend_from_slice(&checks);
         let mut gathering = self.gathering.lock();
-        let begun = *gathering;
-        if begun % 2 == 1 {
-            self.gathered
-                .wait_while(&mut gathering, |now| *now == begun);
+        let now = *gathering;
+        // An odd number's gathering has ended with the next, an even one's next with the
+        // one behind that.
+        let gathered = now + 2 - now % 2;
+        let not_yet = |now: &mut u64| *now < gathered;
+        match now % 2 {
+            1 => self.gathered.wait_while(&mut gathering, not_yet),
+            _ => {
+                // Either way the checks are made then.
+                let _ = self
+                    .gathered
+                    .wait_while_for(&mut gathering, not_yet, patience);
+            }
         }
         drop(gathering);
         self.verify_waiting(&checks)
@@ -275,12 +286,14 @@ impl Ahead {
         std::mem::take(&mut *checks.0.lock())
     }
 
-    /// What would come of a transaction if it were next, its checks made.
+    /// What would come of a transaction if it were next, its checks made; with those of
+    /// others, if they come within `patience`.
     pub(super) fn try_transaction(
         &self,
         state: &Snapshot,
         item: &[u8],
         transaction: &modmint_core::Transaction,
+        patience: Duration,
     ) -> Result<(), Failure> {
         let txid = transaction.id(&self.federation.id);
         let run = |checker| {
@@ -290,7 +303,7 @@ impl Ahead {
         let checks = Arc::new(WriteDown::default());
         let result = run(Arc::clone(&checks) as Arc<dyn Checker>);
         let checks = std::mem::take(&mut *checks.0.lock());
-        let all_hold = self.verdicts.verify_with_the_next(checks);
+        let all_hold = self.verdicts.verify_with_the_next(checks, patience);
         self.seen.lock().insert(sha256(item), ());
         match all_hold {
             // As it ran with every check answered yes, so it is.
@@ -332,14 +345,18 @@ mod tests {
     #[test]
     fn what_comes_while_somebody_gathers_is_in_their_batch() {
         let verdicts = Verdicts::new();
-        assert!(verdicts.verify_with_the_next(vec![check(1)]), "nobody does");
+        let at_once = Duration::ZERO;
+        assert!(
+            verdicts.verify_with_the_next(vec![check(1)], at_once),
+            "nobody does"
+        );
         let made = |number| verdicts.kept.lock().get(&check(number).digest());
         std::thread::scope(|scope| {
             let mut asked = Vec::new();
             verdicts.gather(|| {
                 for number in [2, 3] {
                     let verdicts = &verdicts;
-                    let ask = move || verdicts.verify_with_the_next(vec![check(number)]);
+                    let ask = move || verdicts.verify_with_the_next(vec![check(number)], at_once);
                     asked.push(scope.spawn(ask));
                 }
                 while verdicts.waiting.lock().len() < 2 {
@@ -359,7 +376,8 @@ mod tests {
         std::thread::scope(|scope| {
             let mut asked = None;
             verdicts.gather(|| {
-                asked = Some(scope.spawn(|| verdicts.verify_with_the_next(vec![check(5)])));
+                let ask = || verdicts.verify_with_the_next(vec![check(5)], at_once);
+                asked = Some(scope.spawn(ask));
                 while verdicts.waiting.lock().is_empty() {
                     std::thread::yield_now();
                 }

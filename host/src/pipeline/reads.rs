@@ -38,6 +38,11 @@ use crate::storage::StorageError;
 /// Outcomes that may be asked for at once.
 const MAX_OUT_POINTS: usize = 1000;
 
+/// While so many transactions are undecided, what is handed in waits for so long that its
+/// signatures can be checked together with others': they wait for each other anyway.
+const BUSY: usize = 6;
+const PATIENCE: Duration = Duration::from_millis(15);
+
 /// What refusals said to people, for a while: consensus keeps the codes alone.
 #[derive(Default)]
 pub(super) struct Messages(Mutex<(HashMap<TxId, String>, VecDeque<TxId>)>);
@@ -151,7 +156,12 @@ impl Pipeline {
             });
         }
         catch_unwind(AssertUnwindSafe(|| {
-            self.ahead.try_transaction(&view.state, &item, &transaction)
+            let patience = match self.proposals.pending_transactions() {
+                ..BUSY => Duration::ZERO,
+                _ => PATIENCE,
+            };
+            self.ahead
+                .try_transaction(&view.state, &item, &transaction, patience)
         }))
         .map_err(|_| SubmitError::Failed("native code broke over it".into()))??;
         self.proposals.add_transaction(txid, expires, item)?;

@@ -101,6 +101,9 @@ const MAX_CHANGED: usize = if cfg!(test) { 8 } else { 4096 };
 /// WAL files are recycled when they are as large as this together: tables that
 /// are seldom written would otherwise keep all of them.
 const MAX_WAL_BYTES: u64 = 256 << 20;
+/// The longest table in memory is written to the disk when all are as long as this
+/// together: each alone may be 64 MiB.
+const MAX_UNWRITTEN_BYTES: usize = 24 << 20;
 
 /// A key and a value from the disk.
 type Entry = Result<(Box<[u8]>, Box<[u8]>), StorageError>;
@@ -502,6 +505,7 @@ fn database_options(create: bool) -> Options {
     options.create_if_missing(create);
     options.create_missing_column_families(create);
     options.set_max_total_wal_size(MAX_WAL_BYTES);
+    options.set_db_write_buffer_size(MAX_UNWRITTEN_BYTES);
     options.set_keep_log_file_num(4);
     options
 }
