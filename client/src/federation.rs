@@ -52,7 +52,7 @@ const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 const USUAL: Duration = Duration::from_secs(1);
 /// …each within so long…
 const PROBE: Duration = Duration::from_millis(1500);
-/// …and again after so long: if too few do, if enough do, and at most.
+/// …and again after so long: if too few do (nobody more often), if enough do, and at most.
 const PROBE_AGAIN: (Duration, Duration, Duration) = (
     Duration::from_millis(500),
     Duration::from_secs(2),
@@ -158,8 +158,8 @@ struct Inner {
     opinions: Mutex<HashMap<(OperationId, usize), Refusal>>,
     /// That too few guardians answer, while something waits for them.
     obstacle: Mutex<Option<Refusal>>,
-    /// Held by whoever looks whether they do.
-    probing: tokio::sync::Mutex<()>,
+    /// When somebody last looked whether they do; held by whoever does.
+    probed: tokio::sync::Mutex<Option<Instant>>,
     changed: watch::Sender<u64>,
     services: Offered,
     runtime: tokio::runtime::Handle,
@@ -264,7 +264,7 @@ impl Federation {
                 tasks: Mutex::default(),
                 opinions: Mutex::default(),
                 obstacle: Mutex::default(),
-                probing: tokio::sync::Mutex::default(),
+                probed: tokio::sync::Mutex::default(),
                 changed,
                 services,
                 runtime,
@@ -1003,8 +1003,11 @@ impl Inner {
         tokio::time::sleep(USUAL).await;
         loop {
             // One is enough for all that wait.
-            if let Ok(_one) = self.probing.try_lock() {
+            if let Ok(mut probed) = self.probed.try_lock()
+                && probed.is_none_or(|time| time.elapsed() >= PROBE_AGAIN.0)
+            {
                 self.guardians.probe(PROBE).await;
+                *probed = Some(Instant::now());
                 let lack = self.guardians.lack();
                 self.meets(lack.map(|lack| Refusal::new("federation-unreachable", lack)));
             }

@@ -129,6 +129,11 @@ impl Exchanges {
         latencies
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many ended each second.
     pub(super) fn per_second(&self, from: Instant, to: Instant) -> f64 {
         self.between(from, to).count() as f64 / (to - from).as_secs_f64()

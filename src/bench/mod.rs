@@ -70,6 +70,9 @@ pub struct Report {
     pub rss_mb: Guardians<f64>,
     /// By how much the average guardian's files grew, for each transaction.
     pub disk_bytes_per_transaction: Option<f64>,
+    /// What a guardian's database has for each transaction since its founding, when all that
+    /// is written twice or deleted is gone from it. In a short run founding is in it.
+    pub compacted_bytes_per_transaction: Option<f64>,
     /// What the average guardian sent to the others, for each transaction.
     pub p2p_bytes_per_transaction: Option<f64>,
     /// How much of the time in which epochs were processed modules ran.
@@ -211,10 +214,14 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
         "the wallets had {before} together and have {after}"
     );
     load.close().await;
+    let mut compacted_bytes_per_transaction = None;
     if let Some(federation) = own {
         federation.same_state_root().await?;
         tour::balanced(&federation).await?;
+        let database = federation.guardians[0].data_folder().join("db");
         federation.stop().await?;
+        let bytes = meters::compacted(&database)?;
+        compacted_bytes_per_transaction = Some(bytes / exchanges.count() as f64);
     }
     let absence = times.map(|times| Absence::of(&times, &exchanges));
     let second = Duration::from_secs(1);
@@ -228,6 +235,7 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report
     Ok(Report {
         absence,
         session_ends,
+        compacted_bytes_per_transaction,
         ..report(options, &latencies, ended - begun, &end.since(&start))
     })
 }
@@ -333,6 +341,7 @@ fn report(
             guardians: guardians.iter().map(|used| used.resident / 1e6).collect(),
         },
         disk_bytes_per_transaction: mean(|used| used.grown).map(|bytes| bytes / transactions),
+        compacted_bytes_per_transaction: None,
         p2p_bytes_per_transaction: mean(|used| used.p2p_sent).map(|bytes| bytes / transactions),
         wasm_share_of_epoch_time: epochs
             .zip(modules)
@@ -390,8 +399,10 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "for each transaction  {} bytes on a guardian's disk, {} bytes sent to other guardians",
+            "for each transaction  {} bytes on a guardian's disk, {} in its database when compacted, \
+             {} bytes sent to other guardians",
             known(self.disk_bytes_per_transaction, 0),
+            known(self.compacted_bytes_per_transaction, 0),
             known(self.p2p_bytes_per_transaction, 0)
         )?;
         write!(

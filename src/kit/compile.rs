@@ -20,7 +20,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 /// How: small, and every setting that changes the bytes said, so that a workspace's
 /// own profiles do not count.
-const PROFILE: [&str; 11] = [
+const PROFILE: [&str; 12] = [
     r#"inherits="release""#,
     r#"opt-level="s""#,
     "lto=true",
@@ -32,6 +32,8 @@ const PROFILE: [&str; 11] = [
     "debug=false",
     r#"split-debuginfo="off""#,
     "strip=true",
+    // As the standard library's own allocator: it is in every call, and small.
+    "package.dlmalloc.opt-level=3",
 ];
 
 /// Memory that an instance has from the start, bytes: a stack of 1 MiB, what is static,

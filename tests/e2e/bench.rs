@@ -49,6 +49,7 @@ fn two_wallets_spend_and_receive_and_the_figures_say_how_much() {
         "transactions_per_guardian_cpu_second",
         "rss_mb",
         "disk_bytes_per_transaction",
+        "compacted_bytes_per_transaction",
         "p2p_bytes_per_transaction",
         "wasm_share_of_epoch_time",
     ];
@@ -62,6 +63,7 @@ fn two_wallets_spend_and_receive_and_the_figures_say_how_much() {
         "/transactions_per_guardian_cpu_second",
         "/rss_mb/guardians",
         "/disk_bytes_per_transaction",
+        "/compacted_bytes_per_transaction",
         "/p2p_bytes_per_transaction",
         "/wasm_share_of_epoch_time",
     ] {

@@ -455,7 +455,9 @@ struct Await {
     /// The instances of the transaction's outputs, all of them in their order, with
     /// commas between: what this guardian contributes to their outcomes is in the
     /// answer then, once the transaction is accepted.
-    #[param(pattern = "^[0-9]{1,5}(,[0-9]{1,5})*$")]
+    #[param(
+        pattern = "^(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4})(,(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4}))*$"
+    )]
     outputs: Option<String>,
 }
 

@@ -69,8 +69,9 @@ pub(super) struct Verdicts {
 }
 
 impl Verdicts {
-    /// About 40 bytes each, twice.
-    const SIZE: usize = 200_000;
+    /// Those of half a minute at full load, about 40 bytes each, twice: what has arrived is
+    /// ordered within a second.
+    const SIZE: usize = 25_000;
 
     fn new() -> Self {
         Self {
@@ -198,7 +199,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    const SEEN_ITEMS: usize = 50_000;
+    const SEEN_ITEMS: usize = 10_000;
     /// Fewer items than these are run on one thread: waking others costs more than it
     /// saves.
     const FEW: usize = 16;
@@ -323,6 +324,8 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use modmint_core::PublicKey;
     use modmint_crypto::secp;
 
@@ -384,6 +387,35 @@ mod tests {
             });
             let answer = asked.expect("it was asked").join();
             assert!(answer.expect("it does not panic"));
+        });
+    }
+
+    #[test]
+    fn who_has_patience_waits_for_the_next_who_gathers_and_no_longer() {
+        let verdicts = Verdicts::new();
+        let begun = Instant::now();
+        let short = Duration::from_millis(30);
+        assert!(verdicts.verify_with_the_next(vec![check(1)], short));
+        assert!(begun.elapsed() >= short, "nobody came");
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| {
+                let long = Duration::from_secs(600);
+                verdicts.verify_with_the_next(vec![check(2)], long)
+            });
+            while verdicts.waiting.lock().is_empty() {
+                std::thread::yield_now();
+            }
+            let mut together = false;
+            while !asked.is_finished() {
+                verdicts.gather(|| {
+                    let waited = !verdicts.waiting.lock().is_empty();
+                    assert!(verdicts.verify(vec![check(4)]));
+                    let made = verdicts.kept.lock().get(&check(2).digest());
+                    together |= waited && made == Some(true);
+                });
+            }
+            assert!(together);
+            assert!(asked.join().expect("it does not panic"));
         });
     }
 
