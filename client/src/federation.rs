@@ -987,7 +987,7 @@ impl Inner {
     }
 
     /// What guardians are asked for; that too few of them answer is shown meanwhile.
-    async fn from_guardians<T>(&self, asked: impl Future<Output = T>) -> T {
+    async fn of_guardians<T>(&self, asked: impl Future<Output = T>) -> T {
         let answer = tokio::select! {
             answer = asked => answer,
             never = self.look_for_guardians() => match never {},
@@ -1111,14 +1111,14 @@ impl Inner {
                     let asked = self.guardians.outcomes(instance, request, |outcomes| {
                         deliver(EffectResult::Outcomes(outcomes), goes_on)
                     });
-                    self.from_guardians(asked).await
+                    self.of_guardians(asked).await
                 }
                 Want::Query(request) => {
                     let goes_on = request.agreement == Agreement::Each;
                     let asked = self.guardians.query(instance, request, |answers| {
                         deliver(EffectResult::Answers(answers), goes_on)
                     });
-                    self.from_guardians(asked).await
+                    self.of_guardians(asked).await
                 }
                 Want::Http(request) => {
                     let key = tagged_hash(
@@ -1256,7 +1256,7 @@ impl Inner {
             &opinions,
         );
         let (fate, contributions) = tokio::select! {
-            decided = self.from_guardians(decided) => decided,
+            decided = self.of_guardians(decided) => decided,
             fate = given_up => (fate, Contributions::default()),
         };
         let mut pause = RETRY.0;
