@@ -1248,11 +1248,12 @@ impl Inner {
                 }
             }
         };
+        let outputs = transaction.outputs();
         let decided = self.guardians.submit(
             transaction.txid,
             &transaction.bytes,
             transaction.expires,
-            &transaction.outputs,
+            &outputs,
             &opinions,
         );
         let (fate, contributions) = tokio::select! {

@@ -9,7 +9,8 @@ use std::{fmt, str::FromStr};
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use modmint_core::{
-    Amount, BundleHash, FederationId, InstanceId, Refusal, TxId, consensus::TransactionStatus,
+    Amount, BundleHash, FederationId, InstanceId, Refusal, Transaction, TxId,
+    consensus::TransactionStatus,
 };
 use modmint_runtime::wallet::{EffectResult, Event, Plan, Progress, Want};
 use serde::{Deserialize, Serialize};
@@ -272,8 +273,8 @@ pub(crate) struct Submission {
     /// The bytes that are sent, and sent again. Empty once decided.
     pub(crate) bytes: Vec<u8>,
     pub(crate) expires: u64,
-    /// The instances of its outputs, in their order.
-    pub(crate) outputs: Vec<InstanceId>,
+    /// Whose output the first one is; none without outputs.
+    pub(crate) first_output: Option<InstanceId>,
     /// Who planned it, and where the plan's items are.
     pub(crate) planner: Part,
     /// Who completed it, and where the completion's items are.
@@ -334,6 +335,19 @@ impl Fate {
                 input: *input,
                 output: *output,
             }),
+        }
+    }
+}
+
+impl Submission {
+    /// The instances of its outputs, in their order, while it is undecided.
+    pub(crate) fn outputs(&self) -> Vec<InstanceId> {
+        match Transaction::decode(&self.bytes) {
+            Ok(transaction) => {
+                let outputs = transaction.body.outputs.iter();
+                outputs.map(|output| output.instance).collect()
+            }
+            Err(_) => self.first_output.into_iter().collect(),
         }
     }
 }

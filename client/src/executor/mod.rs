@@ -1122,7 +1122,7 @@ impl Step<'_> {
         let foreign = inputs
             .iter()
             .all(|(.., input)| matches!(input.signer, Signer::Secret(_)));
-        let outputs = outputs.iter().map(|(_, instance, _)| *instance).collect();
+        let first_output = outputs.first().map(|(_, instance, _)| *instance);
         let transaction = Transaction { body, signatures };
         let txid = transaction.id(&self.executor.federation);
         let bytes = transaction.encode();
@@ -1143,7 +1143,7 @@ impl Step<'_> {
             txid,
             expires: transaction.body.expires,
             bytes,
-            outputs,
+            first_output,
             planner: Part {
                 machine: planner,
                 effect,

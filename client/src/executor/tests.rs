@@ -638,9 +638,9 @@ fn answer(want: &Want) -> (EffectResult, bool) {
 
 /// What so many guardians contribute to the outcomes of a transaction's outputs.
 fn contributed(submission: &Submission, guardians: u16) -> Contributions {
-    let each = vec![Some(HexBytes(Vec::new())); submission.outputs.len()];
+    let each = vec![Some(HexBytes(Vec::new())); submission.outputs().len()];
     Contributions {
-        instances: submission.outputs.clone(),
+        instances: submission.outputs(),
         by: (0..guardians)
             .map(|peer| (PeerId(peer), each.clone()))
             .collect(),

@@ -277,6 +277,18 @@ impl Client for Mint {
     fn recover(_backup: Option<Vec<u8>>) -> Result<Option<Step>, Refusal> {
         Ok(Some(search(Search::default())))
     }
+
+    /// From version 1, which did not keep how many notes there are.
+    fn migrate(from: u32, _cursor: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, Refusal> {
+        if from != 1 {
+            return Err(Refusal::new(
+                "no-migration",
+                format!("this bundle reads storage of versions 1 and 2, not of {from}"),
+            ));
+        }
+        Stock::count();
+        Ok(None)
+    }
 }
 
 impl Ecash for Mint {

@@ -51,7 +51,7 @@ impl Module for Mint {
             version: env!("CARGO_PKG_VERSION").into(),
             summary: "E-cash: notes signed blindly by the guardians.".into(),
             server_storage: 1,
-            client_storage: 1,
+            client_storage: 2,
             configuration: Configuration::parameters(),
             queries: vec![
                 SpentQuery::endpoint("spent"),

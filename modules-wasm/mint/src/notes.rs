@@ -277,6 +277,15 @@ impl Stock {
         Self(COUNTS.get().unwrap_or(NONE))
     }
 
+    /// Counts the notes that are there.
+    pub fn count() {
+        let mut counts = NONE;
+        for ((exponent, _), _) in STOCK.iter() {
+            counts[usize::from(exponent)] += 1;
+        }
+        COUNTS.put(&counts);
+    }
+
     /// How many there are.
     pub fn counts(&self) -> Counts {
         self.0

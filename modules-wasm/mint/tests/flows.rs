@@ -12,14 +12,18 @@ use modmint_mint::{
     label,
 };
 use modmint_sdk::{
-    Amount, Answer, Blinding, Item, OutPoint, Refusal, Server,
+    Amount, Answer, Blinding, Client, Ecash, Item, OutPoint, Refusal, Server,
     mock::{Behaviour, Bundle, Federation, Kill, OperationId, Phase, Wallet},
+    storage::Cell,
     wallet,
 };
 use modmint_wallet::{PegInProof, Wallet as WalletModule};
 use proptest::prelude::*;
 
 const SAT: u64 = 1000;
+
+/// As the mint keeps how many notes there are.
+type Counts = [u32; 42];
 
 /// A federation with the wallet module as instance 0 and the mint as 1.
 const WALLET: u16 = 0;
@@ -828,6 +832,22 @@ fn check_stock(wallet: &Wallet) {
     let exponents = store.keys().filter(|key| key[0] == b'n').map(|key| key[1]);
     let worth: u64 = exponents.filter_map(modmint_mint::value).sum();
     assert_eq!(wallet.balance(), worth);
+}
+
+#[test]
+fn the_notes_of_a_wallet_with_an_older_bundle_are_counted() {
+    let (_, alice) = with_a_history();
+    let balance = alice.balance();
+    assert!(balance > 0);
+    alice.call(MINT, Phase::Wallet, || {
+        // Version 1 had the notes alone.
+        Cell::<Counts>::new(b'c').delete();
+        assert_eq!(Mint::balance(), 0);
+        assert_eq!(<Mint as Client>::migrate(1, None).unwrap(), None);
+        assert_eq!(Mint::balance(), balance);
+        let refused = <Mint as Client>::migrate(3, None).unwrap_err();
+        assert_eq!(refused.code, "no-migration");
+    });
 }
 
 /// What transactions paid more than they had to: less than a note in each.
