@@ -233,7 +233,9 @@ fn check_plan(plan: &FoundingPlan) -> anyhow::Result<()> {
     }
     ensure!(
         (1..=MAX_SESSION_EPOCHS).contains(&plan.session.epochs),
-        "session.epochs is 1 to {MAX_SESSION_EPOCHS}"
+        "session.epochs is {}, 1 to {MAX_SESSION_EPOCHS} are accepted: what a guardian makes in a \
+         session has to fit into one message",
+        plan.session.epochs
     );
     ensure!(
         plan.session.bytes > 0 && plan.session.seconds > 0,

@@ -9,9 +9,9 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::StatusCode,
     middleware::{Next, from_fn_with_state},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use modmint_core::{
     FederationId,
@@ -104,17 +104,10 @@ impl Api {
             problems,
         };
         let ending = (*self.ending.borrow()).then(|| "the wallet is ending".to_owned());
-        let away = self.wallet.federations().into_iter().filter_map(|federation| {
-            let all = federation.guardian_views();
-            let failing = all.iter().filter(|one| one.health.failures > 0).count();
-            let threshold = federation.config().threshold();
-            (all.len() - failing < threshold).then(|| {
-                format!(
-                    "{failing} of {} guardians of {} did not answer when they were last asked, {threshold} are needed",
-                    all.len(),
-                    federation.id()
-                )
-            })
+        let all = self.wallet.federations().into_iter();
+        let away = all.filter_map(|federation| {
+            let lack = federation.guardians().lack()?;
+            Some(format!("federation {}: {lack}", federation.id()))
         });
         vec![
             check("ending", true, ending.into_iter().collect()),
@@ -207,12 +200,7 @@ async fn authorize(
     request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    let given = request.headers().get(header::AUTHORIZATION);
-    let key = given
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
+    let key = modmint_rest::bearer(request.headers());
     match key {
         Some(key) if api.key.is(key) => Ok(next.run(request).await),
         given => Err(Failure::new(
@@ -258,19 +246,7 @@ async fn livez() -> Json<HealthResponse> {
     (status = 503, body = HealthResponse),
 ))]
 async fn readyz(State(api): State<Api>) -> Response {
-    let checks = api.checks();
-    let failed = checks.iter().filter(|check| check.required && !check.ok);
-    let problems: Vec<String> = failed.flat_map(|check| check.problems.clone()).collect();
-    let (code, status) = match problems.is_empty() {
-        true => (StatusCode::OK, "ok"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
-    };
-    let health = HealthResponse {
-        status: status.to_owned(),
-        problems,
-        checks,
-    };
-    (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+    modmint_rest::health(api.checks())
 }
 
 /// What runs here.

@@ -16,7 +16,7 @@ use std::{ops::Deref, sync::Arc};
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::StatusCode,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
@@ -304,19 +304,7 @@ async fn livez() -> Json<HealthResponse> {
     (status = 503, body = HealthResponse),
 ))]
 async fn readyz(State(api): State<Api>) -> Response {
-    let checks = api.checks();
-    let failed = checks.iter().filter(|check| check.required && !check.ok);
-    let problems: Vec<String> = failed.flat_map(|check| check.problems.clone()).collect();
-    let (code, status) = match problems.is_empty() {
-        true => (StatusCode::OK, "ok"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
-    };
-    let health = HealthResponse {
-        status: status.to_owned(),
-        problems,
-        checks,
-    };
-    (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+    modmint_rest::health(api.checks())
 }
 
 /// Lets through whoever has a key of this scope or a wider one.
@@ -326,12 +314,7 @@ async fn authorize(
     next: Next,
 ) -> Result<Response, Error> {
     let refused = |status, code, told: String| Error(Failure::new(status, code, told));
-    let given = request.headers().get(header::AUTHORIZATION);
-    let key = given
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
+    let key = modmint_rest::bearer(request.headers());
     let known = match key {
         Some(key) => api.keys.known(key)?,
         None => None,

@@ -180,18 +180,7 @@ impl Api {
         if *self.0.ending.borrow() {
             checks.push(failed("ending", "the guardian is ending".to_owned()));
         }
-        let failed = checks.iter().filter(|check| check.required && !check.ok);
-        let problems: Vec<String> = failed.flat_map(|check| check.problems.clone()).collect();
-        let (code, status) = match checks.iter().any(|check| check.required && !check.ok) {
-            false => (StatusCode::OK, "ok"),
-            true => (StatusCode::SERVICE_UNAVAILABLE, "not-ready"),
-        };
-        let health = HealthResponse {
-            status: status.to_owned(),
-            problems,
-            checks,
-        };
-        (code, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+        modmint_rest::health(checks)
     }
 }
 
